@@ -1,0 +1,1 @@
+"""Floor 8: the commands, thin: parse, call one function, print."""

@@ -1,0 +1,1 @@
+"""Floor 3: one generation engine for chat, evaluation and rollouts."""

@@ -1,0 +1,1 @@
+"""Floor 1: the numerical kernels, attention first."""

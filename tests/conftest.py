@@ -1,0 +1,37 @@
+"""Fixtures that every test may use: real data and real weights, skipped with a reason where they are absent."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real data: `$ARRIERO_DATA`, else `../shared/data` beside the checkout."""
+    folder = Path(os.environ.get("ARRIERO_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"real data absent: {folder} (set ARRIERO_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """SmolLM2-135M-Instruct's GGUF file, as `arriero model get smollm2-135m-instruct` brings it."""
+    return _fetched("smollm2-135m-instruct")
+
+
+@pytest.fixture(scope="session")
+def minilm_folder() -> Path:
+    """all-MiniLM-L6-v2's folder, as `arriero model get all-minilm-l6-v2` brings it."""
+    return _fetched("all-minilm-l6-v2")
+
+
+def _fetched(name: str) -> Path:
+    from arriero.common.errors import NotFoundError
+    from arriero.model.source import resolve
+
+    try:
+        return resolve(name)
+    except NotFoundError as error:
+        pytest.skip(str(error))
