@@ -1,0 +1,69 @@
+"""What parsing makes of a file (`Document`) and what chunking makes of a document (`Passage`).
+
+Every offset is a count of characters (Python's, i.e. code points) into `Document.text`, never of bytes.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+SECTION_BREAK = "\n\n"
+"""What `Document.text` puts between two sections."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A piece of a document that has one page or one heading; a longer chapter is one section a page."""
+
+    text: str
+    """Its words, without the heading unless the heading was part of the running text."""
+    page: int | None = None
+    """Page or slide, counted from 1; None where the format has none."""
+    title: str | None = None
+    """Heading path, outermost first, joined by ' > '; None where there is no heading."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """A parsed file. The sections' texts are clean (see `arriero.rag.parse`) and none is empty."""
+
+    name: str
+    """What the document is called in citations: usually the file's name."""
+    sections: tuple[Section, ...]
+    """In reading order."""
+    metadata: dict[str, str] = field(default_factory=dict)
+    """What the file says of itself: `title`, `author`, `date`, `language`, `format`, ... only those it has."""
+
+    @cached_property
+    def text(self) -> str:
+        """The whole text: the sections joined by a blank line."""
+        return SECTION_BREAK.join(section.text for section in self.sections)
+
+    @cached_property
+    def section_starts(self) -> tuple[int, ...]:
+        """The offset in `text` at which each section begins."""
+        starts, at = [], 0
+        for section in self.sections:
+            starts.append(at)
+            at += len(section.text) + len(SECTION_BREAK)
+        return tuple(starts)
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A cut of a document, `text == document.text[start:end]`: what is encoded, found and cited."""
+
+    text: str
+    document: str
+    """The document's name."""
+    start: int
+    """First character's offset in the document's text."""
+    end: int
+    """Offset after the last character."""
+    page: int | None
+    """Page of the first character, from 1."""
+    page_end: int | None
+    """Page of the last character."""
+    section: str | None
+    """Heading path of the section that the passage begins in."""
+    ordinal: int
+    """Position among the document's passages, from 0."""
