@@ -1,7 +1,7 @@
 """Sizes that keep the house readable, checked without exemptions: `python tools/check_sizes.py`.
 
-A file has at most 400 lines (a test file 500), a function 60 (a Triton kernel 120), a dataclass 20 fields; and no file is
-named after nothing in particular.
+A file has at most 400 lines (a test file 500), a function 60 (a Triton kernel 120), a dataclass 20 fields; and no file
+is named after nothing in particular.
 """
 
 import ast

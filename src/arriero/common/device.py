@@ -23,8 +23,8 @@ def pick_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch says "not compiled with CUDA" by AssertionError
-        reason = str(error).splitlines()[0]
-        raise ArrieroError(f"device '{name}' cannot be used here ({reason}): expected auto, cpu, cuda or mps") from error
+        why = str(error).splitlines()[0]
+        raise ArrieroError(f"device '{name}' cannot be used here ({why}): expected auto, cpu, cuda or mps") from error
     return device
 
 

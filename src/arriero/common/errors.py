@@ -1,7 +1,7 @@
 """Errors that a user can mend, and the checks that raise them.
 
-Every message is one line that says what was expected, what came, and how to mend it; the command line prints that line and
-exits with code 2. Anything that is not an `ArrieroError` is a defect of ours and keeps its traceback.
+Every message is one line that says what was expected, what came, and how to mend it; the command line prints that line
+and exits with code 2. Anything that is not an `ArrieroError` is a defect of ours and keeps its traceback.
 """
 
 import difflib
