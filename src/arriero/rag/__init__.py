@@ -1,1 +1,1 @@
-"""Floor 5: documents in, passages out: parsing, chunking, encoding, storing, searching, and answering with citations."""
+"""Floor 5: documents in, cited passages out: parsing, chunking, encoding, storing, searching and answering."""
