@@ -1,0 +1,1 @@
+"""Files that hold a model's weights: Hugging Face folders, Meta's checkpoints, GGUF."""
