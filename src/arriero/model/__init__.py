@@ -1,1 +1,1 @@
-"""Floor 2: the LLaMA model, its configuration and presets, and the formats it is read from and written to."""
+"""Floor 2: the LLaMA model, its cache, and the formats its weights travel in."""

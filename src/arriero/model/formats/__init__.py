@@ -1,1 +1,1 @@
-"""Files that hold a model's weights: Hugging Face folders, Meta's checkpoints, GGUF."""
+"""Weights on disk: names, layouts and tensors of the Hugging Face, Meta and GGUF formats."""

@@ -1,0 +1,112 @@
+"""Keys and values of the tokens seen so far, preallocated, with rows of different lengths.
+
+A step has three parts, of which `Llama.hidden` is the only caller: `begin` places the step's tokens, `update` stores one layer's
+keys and values there and returns what to attend to, `finish` counts the tokens. Rows are right-padded: each one's tokens lie at
+0, 1, 2, … and the padding of a ragged step, written behind a row's last real token, is overwritten by the row's next step.
+
+L layers, B batch, T new tokens, S cached tokens, K KV heads, D head dim.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from arriero.common.errors import ArrieroError
+from arriero.model.config import LlamaConfig
+
+
+class KVCache:
+    """Room for `max_len` tokens in each of `batch` rows. Lengths are kept on the host, so that no step waits for a GPU."""
+
+    def __init__(
+        self,
+        config: LlamaConfig,
+        batch: int,
+        max_len: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        # Heads before tokens: a decoding step reads each head's keys as one contiguous matrix.
+        shape = (config.n_layers, batch, config.n_kv_heads, max_len, config.head_dim)
+        # Zeros and not garbage: a masked key has weight 0, but 0 · NaN would be NaN.
+        self.k = torch.zeros(shape, dtype=dtype, device=device)  # (L, B, K, max_len, D)
+        self.v = torch.zeros(shape, dtype=dtype, device=device)  # (L, B, K, max_len, D)
+        self._lengths = [0] * batch
+        self._new_tokens = 0
+        self._positions = torch.empty(0)
+        self._key_lengths: Tensor | None = None
+
+    @property
+    def batch(self) -> int:
+        """Rows."""
+        return self.k.shape[1]
+
+    @property
+    def max_len(self) -> int:
+        """Tokens that a row has room for."""
+        return self.k.shape[3]
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens in each row: (B,) long."""
+        return torch.tensor(self._lengths, device=self.k.device)
+
+    def begin(self, new_tokens: int) -> Tensor:
+        """Place `new_tokens` behind each row's end; returns their positions (B, T).
+
+        Raises:
+            ArrieroError: a row has no room for them.
+        """
+        longest = max(self._lengths, default=0) + new_tokens
+        if longest > self.max_len:
+            raise ArrieroError(f"cache: {new_tokens} more tokens make {longest}, more than its room for {self.max_len}")
+        self._new_tokens = new_tokens
+        lengths = self.lengths
+        self._positions = lengths[:, None] + torch.arange(new_tokens, device=lengths.device)  # (B, T)
+        self._key_lengths = None if self._aligned else lengths + new_tokens  # (B,)
+        return self._positions
+
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Store a layer's new `k` and `v` (B, T, K, D); returns all its keys and values (B, S, K, D) and their number (B,).
+
+        The number is None when all rows have S of them.
+        """
+        keys, values = self.k[layer], self.v[layer]  # (B, K, max_len, D)
+        end = max(self._lengths) + self._new_tokens
+        if self._key_lengths is None:
+            keys[:, :, end - self._new_tokens : end] = k.transpose(1, 2)
+            values[:, :, end - self._new_tokens : end] = v.transpose(1, 2)
+        else:
+            rows = torch.arange(self.batch, device=k.device)[:, None]  # (B, 1)
+            keys[rows, :, self._positions] = k
+            values[rows, :, self._positions] = v
+        return keys[:, :, :end].transpose(1, 2), values[:, :, :end].transpose(1, 2), self._key_lengths
+
+    def finish(self, new_lengths: Sequence[int] | None = None) -> None:
+        """Count the step's tokens: all of them, or the first `new_lengths[b]` of row b where the rest was padding."""
+        new_lengths = [self._new_tokens] * self.batch if new_lengths is None else new_lengths
+        self._lengths = [length + new for length, new in zip(self._lengths, new_lengths, strict=True)]
+
+    def select(self, rows: Tensor | Sequence[int], *, max_len: int | None = None) -> "KVCache":
+        """A new cache with these rows, in this order, repeats allowed: beams that live on, n samples of one prompt."""
+        index = torch.as_tensor(rows, device=self.k.device)  # (B',)
+        lengths = [self._lengths[row] for row in index.tolist()]
+        longest = max(lengths, default=0)
+        chosen = KVCache.__new__(KVCache)
+        shape = (self.k.shape[0], len(lengths), self.k.shape[2], max_len or self.max_len, self.k.shape[4])
+        chosen.k, chosen.v = self.k.new_zeros(shape), self.v.new_zeros(shape)
+        chosen.k[:, :, :, :longest] = self.k[:, index, :, :longest]
+        chosen.v[:, :, :, :longest] = self.v[:, index, :, :longest]
+        chosen._lengths, chosen._new_tokens = lengths, 0
+        chosen._positions, chosen._key_lengths = self._positions, None
+        return chosen
+
+    def truncate(self, lengths: Sequence[int]) -> None:
+        """Forget each row's tokens from `lengths[b]` on; a row already shorter stays as it is."""
+        self._lengths = [min(old, new) for old, new in zip(self._lengths, lengths, strict=True)]
+
+    @property
+    def _aligned(self) -> bool:
+        return len(set(self._lengths)) <= 1

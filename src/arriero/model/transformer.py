@@ -1,0 +1,121 @@
+"""LLaMA: a decoder-only transformer (LLaMA, arXiv 2302.13971, section 2.2; Llama 2, arXiv 2307.09288, section 2.2).
+
+Modules carry Meta's names. The model knows no files, formats or devices: `formats/` fills it.
+
+B batch, T tokens, C model dim, V vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from arriero.common.errors import ArrieroError
+from arriero.kernels.attention import Spans, document_spans
+from arriero.model.config import LlamaConfig
+from arriero.model.kv_cache import KVCache
+from arriero.model.layers import Block, RMSNorm
+from arriero.model.rope import rotation
+
+
+class Llama(nn.Module):
+    """A LLaMA of the shape `config`. Its weights mean nothing until `init_weights` or a loader sets them."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
+        self.tie_weights()
+
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        positions: Tensor | None = None,
+        cache: KVCache | None = None,
+        segments: Tensor | None = None,
+        prompt_lengths: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Logits (B, T, V) of the token after each of `tokens` (B, T); the arguments of `hidden`."""
+        hidden = self.hidden(
+            tokens, positions=positions, cache=cache, segments=segments, prompt_lengths=prompt_lengths
+        )  # (B, T, C)
+        return self.output(hidden)
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        *,
+        positions: Tensor | None = None,
+        cache: KVCache | None = None,
+        segments: Tensor | None = None,
+        prompt_lengths: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Normalised hidden states (B, T, C), from which `output` makes logits.
+
+        Args:
+            tokens: (B, T) token ids; in rows of different lengths the padding is on the right and its id does not matter.
+            positions: (B, T), by default behind what the cache holds, and from 0 within each segment.
+            cache: holds the tokens before these, and receives these.
+            segments: (B, T) document number of each token of packed rows; a token sees its own document only.
+            prompt_lengths: (B,) real tokens of each row, for padded rows that go into a cache; by default all T.
+
+        Raises:
+            ArrieroError: the cache is too short, or was given together with segments.
+        """
+        spans = None if segments is None else document_spans(segments)
+        if cache is None:
+            positions = _positions(tokens, spans) if positions is None else positions  # (B, T)
+            lengths = None
+        elif spans is None:
+            placed = cache.begin(tokens.shape[1])  # (B, T)
+            positions = placed if positions is None else positions
+            lengths = (
+                None if prompt_lengths is None else cache.lengths + torch.tensor(prompt_lengths, device=tokens.device)
+            )
+        else:
+            raise ArrieroError("segments: expected None together with a cache: packed rows are for training")
+        turn = rotation(self.config, positions, lengths)
+        x = self.tok_embeddings(tokens)  # (B, T, C)
+        for layer in self.layers:
+            x = layer(x, turn, cache, spans)
+        if cache is not None:
+            cache.finish(prompt_lengths)
+        return self.norm(x)
+
+    @property
+    def n_params(self) -> int:
+        """Number of parameters; a tied embedding counts once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def tie_weights(self) -> None:
+        """Make the output layer share the embedding's parameter, where the config says so; loaders call it after assigning."""
+        if self.config.tied_embeddings:
+            self.output.weight = self.tok_embeddings.weight
+
+    @torch.no_grad()
+    def init_weights(self, seed: int) -> "Llama":
+        """Random weights, the same for the same seed: normal with σ 0.02, and RMSNorm weights 1.
+
+        The papers do not say. The projections into the residual stream have σ 0.02 / √(2 n_layers), as in GPT-2 (section 2.3),
+        so that the stream's variance does not grow with depth.
+        """
+        generator = torch.Generator(self.tok_embeddings.weight.device).manual_seed(seed)
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 1:
+                parameter.fill_(1.0)
+            else:
+                into_stream = name.endswith(("wo.weight", "w2.weight"))
+                std = 0.02 / (2 * self.config.n_layers) ** 0.5 if into_stream else 0.02
+                parameter.normal_(0.0, std, generator=generator)
+        return self
+
+
+def _positions(tokens: Tensor, spans: Spans | None) -> Tensor:
+    if spans is None:
+        return torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)  # (B, T)
+    restarts = torch.cat([torch.arange(end - start) for _, start, end in spans])
+    return restarts.view(tokens.shape).to(tokens.device)  # (B, T)
