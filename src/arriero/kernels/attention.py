@@ -1,9 +1,9 @@
 """Exact attention, softmax(QKᵀ · scale) V, behind the one function that every module calls.
 
-FlashAttention's contract (Dao et al. 2022, arXiv 2205.14135): exact, and memory linear in the sequence length. For now PyTorch's
-`scaled_dot_product_attention` does the work; this file adds what it lacks: bottom-right causal alignment, packed documents
-without an N×N mask, rows of different lengths, rows that see no key, and grouped-query attention without copies of K and V.
-`reference.py` computes the same by an explicit softmax.
+FlashAttention's contract (Dao et al. 2022, arXiv 2205.14135): exact, and memory linear in the sequence length. For now
+PyTorch's `scaled_dot_product_attention` does the work; this file adds what it lacks: bottom-right causal alignment, packed
+documents without an N×N mask, rows of different lengths, queries that see no key, and decoding with grouped queries
+without copies of K and V. `reference.py` computes the same by an explicit softmax.
 
 B batch, T query tokens, S key tokens, H heads, K KV heads, G = H / K heads that share a KV head, D head dim.
 """
@@ -33,23 +33,23 @@ def attention(
     """Attend from `q` (B, T, H, D) to `k`, `v` (B, S, K, D), H a multiple of K; returns (B, T, H, D).
 
     Args:
-        causal: query t sees keys up to S − T + t (aligned at the bottom right, as a cache needs). Queries that see no key, the
-            first T − S of them when T > S, give 0.
+        causal: query t sees keys up to S − T + t (aligned at the bottom right, as a cache needs). A query that sees no
+            key gives 0: the first T − S of them when T > S.
         segments: (B, T) document number of each token, or what `document_spans` made of it; a token sees its own document
-            only, one attention call a document. Needs T = S. A document's tokens must be neighbours.
-        key_lengths: (B,) row b has the keys k[b, :key_lengths[b]] only, and its T queries are aligned with the last of those.
+            only. One attention call a document, needs T = S, and a document's tokens must be neighbours.
+        key_lengths: (B,) row b has the keys k[b, :key_lengths[b]] only, and its T queries end where those end.
         scale: factor of the scores, 1/√D by default.
 
     Raises:
         ArrieroError: naming the argument, what was expected and what came.
     """
     _check(q, k, v, segments, key_lengths)
-    if segments is not None:
-        spans = document_spans(segments) if isinstance(segments, Tensor) else segments
-        return _attend_documents(q, k, v, spans, causal, scale)
     queries, keys = q.shape[1], k.shape[1]
     if q.numel() == 0 or keys == 0:
         return torch.zeros_like(q)
+    if segments is not None:
+        spans = document_spans(segments) if isinstance(segments, Tensor) else segments
+        return _attend_documents(q, k, v, spans, causal, scale)
     if key_lengths is not None:
         return _attend_ragged(q, k, v, key_lengths, causal, scale)
     if queries == 1:
@@ -85,11 +85,11 @@ def _attend_documents(q: Tensor, k: Tensor, v: Tensor, spans: Spans, causal: boo
     if len(lengths) == 1:  # equal documents are a larger batch: one call, which is the faster way
         shape = (len(spans), lengths.pop(), -1, q.shape[3])
         return _sdpa(q.reshape(shape), k.reshape(shape), v.reshape(shape), None, causal, scale).reshape(q.shape)
-    documents = [
-        _sdpa(*(x[row : row + 1, start:end] for x in (q, k, v)), None, causal, scale)  # (1, document, H, D)
-        for row, start, end in spans
-    ]
-    return torch.cat(documents, dim=1).view(q.shape) if documents else torch.zeros_like(q)
+    documents = []
+    for row, start, end in spans:
+        own = slice(row, row + 1), slice(start, end)
+        documents.append(_sdpa(q[own], k[own], v[own], None, causal, scale))  # (1, document, H, D)
+    return torch.cat(documents, dim=1).view(q.shape)
 
 
 def _attend_ragged(q: Tensor, k: Tensor, v: Tensor, key_lengths: Tensor, causal: bool, scale: float | None) -> Tensor:
@@ -97,7 +97,7 @@ def _attend_ragged(q: Tensor, k: Tensor, v: Tensor, key_lengths: Tensor, causal:
     last = key_lengths[:, None].expand(-1, queries) - 1  # (B, T) the last key each query sees
     if causal:
         last = last + torch.arange(1 - queries, 1, device=q.device)
-    # A query without keys is shown key 0 and its output then set to 0: a softmax over nothing would be NaN, backward too.
+    # A query without keys is shown key 0 and its output set to 0: a softmax over nothing is NaN, backward too.
     visible = torch.arange(keys, device=q.device) <= last.clamp(min=0)[..., None]  # (B, T, S)
     if queries == 1:
         out = _attend_one_query(q, k, v, visible, scale)
@@ -107,7 +107,7 @@ def _attend_ragged(q: Tensor, k: Tensor, v: Tensor, key_lengths: Tensor, causal:
 
 
 def _attend_one_query(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, scale: float | None) -> Tensor:
-    """Decoding: the G heads of a KV head become G queries of it, so that nothing is copied and the products are larger."""
+    """Decoding: the G heads of a KV head become G queries of it; nothing is copied and the products are larger."""
     batch, _, heads, dim = q.shape
     grouped = q.reshape(batch, k.shape[2], heads // k.shape[2], dim)  # (B, K, G, D)
     mask = None if visible is None else visible[:, None]  # (B, 1, 1, S)

@@ -1,7 +1,7 @@
 """Attention as the formula has it: every option of `attention`, by an explicit softmax over all T × S scores.
 
-Algorithm 0 of FlashAttention (Dao et al. 2022, arXiv 2205.14135): S = QKᵀ · scale, P = softmax(S), O = PV. Slow and Θ(T · S) in
-memory; the tests hold the fast path against it.
+Algorithm 0 of FlashAttention (Dao et al. 2022, arXiv 2205.14135): S = QKᵀ · scale, P = softmax(S), O = PV. Slow, and
+Θ(T · S) in memory; the tests hold the fast path against it.
 
 B batch, T query tokens, S key tokens, H heads, K KV heads, D head dim.
 """
@@ -22,7 +22,7 @@ def attention_reference(
     key_lengths: Tensor | None = None,
     scale: float | None = None,
 ) -> Tensor:
-    """The same arguments and result as `arriero.kernels.attention.attention`; computed in fp32, or fp64 for fp64 inputs."""
+    """The arguments and result of `arriero.kernels.attention.attention`; computed in fp32, or in fp64 for fp64 inputs."""
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     group = q.shape[2] // k.shape[2]
     keys = k.to(dtype).repeat_interleave(group, dim=2)  # (B, S, H, D)

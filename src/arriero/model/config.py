@@ -48,7 +48,7 @@ class LlamaConfig:
     n_heads: int
     """Query heads."""
     n_kv_heads: int
-    """Key and value heads: `n_heads` in LLaMA, fewer with grouped queries (Llama 2 34B and 70B), 1 in multi-query attention."""
+    """Key and value heads: `n_heads` in LLaMA, fewer with grouped queries (Llama 2 34B, 70B), 1 with multi-query."""
     head_dim: int
     """Width of a head, even; usually dim / n_heads."""
     hidden_dim: int
@@ -84,7 +84,7 @@ class LlamaConfig:
         hidden_dim: int | None = None,
         **rest: Any,
     ) -> "LlamaConfig":
-        """A config with the papers' defaults: no grouping, heads that share out `dim`, and a SwiGLU of 2/3 · 4 `dim`."""
+        """A config with the papers' defaults: no grouped queries, heads that share out `dim`, SwiGLU of 2/3 · 4 `dim`."""
         return cls(
             dim=dim,
             n_heads=n_heads,
@@ -96,6 +96,6 @@ class LlamaConfig:
 
 
 def swiglu_width(dim: int, *, multiple_of: int = 256, multiplier: float = 1.0) -> int:
-    """Inner width of LLaMA's feed-forward network: 2/3 · 4 `dim` (× Llama 2's multiplier), rounded up to `multiple_of`."""
+    """Inner width of the feed-forward network: 2/3 · 4 `dim` (× Llama 2's multiplier), rounded up to `multiple_of`."""
     width = int(multiplier * int(2 * 4 * dim / 3))
     return multiple_of * -(-width // multiple_of)

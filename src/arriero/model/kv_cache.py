@@ -1,8 +1,8 @@
 """Keys and values of the tokens seen so far, preallocated, with rows of different lengths.
 
-A step has three parts, of which `Llama.hidden` is the only caller: `begin` places the step's tokens, `update` stores one layer's
-keys and values there and returns what to attend to, `finish` counts the tokens. Rows are right-padded: each one's tokens lie at
-0, 1, 2, … and the padding of a ragged step, written behind a row's last real token, is overwritten by the row's next step.
+A step has three parts, of which `Llama.hidden` is the only caller: `begin` places the step's tokens, `update` stores one
+layer's keys and values there and returns what to attend to, `finish` counts the tokens. Rows are right-padded: each one's
+tokens lie at 0, 1, 2, … and the padding of a ragged step, behind a row's last real token, is overwritten by its next step.
 
 L layers, B batch, T new tokens, S cached tokens, K KV heads, D head dim.
 """
@@ -17,7 +17,7 @@ from arriero.model.config import LlamaConfig
 
 
 class KVCache:
-    """Room for `max_len` tokens in each of `batch` rows. Lengths are kept on the host, so that no step waits for a GPU."""
+    """Room for `max_len` tokens in each of `batch` rows. Lengths live on the host, so that no step waits for a GPU."""
 
     def __init__(
         self,
@@ -69,9 +69,9 @@ class KVCache:
         return self._positions
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Store a layer's new `k` and `v` (B, T, K, D); returns all its keys and values (B, S, K, D) and their number (B,).
+        """Store a layer's new `k` and `v` (B, T, K, D); returns all of its keys and values, (B, S, K, D).
 
-        The number is None when all rows have S of them.
+        The third result is the number of keys of each row, (B,), or None when every row has S of them.
         """
         keys, values = self.k[layer], self.v[layer]  # (B, K, max_len, D)
         end = max(self._lengths) + self._new_tokens

@@ -27,7 +27,7 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal self-attention, with grouped queries when n_kv_heads < n_heads (Llama 2, arXiv 2307.09288, section 2.2)."""
+    """Causal self-attention; grouped queries when n_kv_heads < n_heads (Llama 2, arXiv 2307.09288, section 2.2)."""
 
     def __init__(self, config: LlamaConfig, layer: int) -> None:
         super().__init__()
@@ -48,7 +48,8 @@ class Attention(nn.Module):
         if cache is not None:
             k, v, key_lengths = cache.update(self.layer, k, v)  # (B, S, K, D)
         out = attention(q, k, v, segments=segments, key_lengths=key_lengths)  # (B, T, H, D)
-        return self.wo(out.flatten(2))  # (B, T, C)
+        x = self.wo(out.flatten(2))  # (B, T, C)
+        return x
 
 
 class FeedForward(nn.Module):
@@ -62,11 +63,12 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to each token of `x` (B, T, C)."""
-        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+        x = self.w2(F.silu(self.w1(x)) * self.w3(x))  # (B, T, C)
+        return x
 
 
 class Block(nn.Module):
-    """Pre-normalised: h = x + Attention(norm x), then h + FeedForward(norm h)."""
+    """Pre-normalised: x + Attention(norm x), and with that as x, x + FeedForward(norm x)."""
 
     def __init__(self, config: LlamaConfig, layer: int) -> None:
         super().__init__()
@@ -77,5 +79,5 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, turn: Rotation, cache: KVCache | None, segments: Spans | None) -> Tensor:
         """One block over `x` (B, T, C)."""
-        h = x + self.attention(self.attention_norm(x), turn, cache, segments)
-        return h + self.feed_forward(self.ffn_norm(h))
+        x = x + self.attention(self.attention_norm(x), turn, cache, segments)  # (B, T, C)
+        return x + self.feed_forward(self.ffn_norm(x))

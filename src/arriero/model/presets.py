@@ -1,10 +1,12 @@
 """The published sizes: LLaMA (arXiv 2302.13971, table 2), Llama 2 (arXiv 2307.09288, table 1), and two that fit a laptop."""
 
+from typing import Any
+
 from arriero.model.config import LlamaConfig
 
 # The paper speaks of 32.5B parameters: the release calls that size 30B, most later work 33B.
-_LLAMA = {"vocab_size": 32000, "norm_eps": 1e-6, "max_seq_len": 2048}
-_LLAMA2 = {"vocab_size": 32000, "norm_eps": 1e-5, "max_seq_len": 4096}
+_LLAMA: dict[str, Any] = {"vocab_size": 32000, "norm_eps": 1e-6, "max_seq_len": 2048}
+_LLAMA2: dict[str, Any] = {"vocab_size": 32000, "norm_eps": 1e-5, "max_seq_len": 4096}
 
 PRESETS: dict[str, LlamaConfig] = {
     "llama-7b": LlamaConfig.of(dim=4096, n_layers=32, n_heads=32, **_LLAMA),
@@ -26,6 +28,6 @@ PRESETS: dict[str, LlamaConfig] = {
         max_seq_len=8192,
         tied_embeddings=True,
     ),
-    # A model that learns to write short stories in minutes on a CPU: six layers and a vocabulary of its own.
+    # Small enough to be pretrained on a CPU, with a vocabulary of its own.
     "tiny-15m": LlamaConfig.of(vocab_size=8192, dim=384, n_layers=7, n_heads=6, tied_embeddings=True, max_seq_len=1024),
 }

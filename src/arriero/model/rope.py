@@ -1,8 +1,8 @@
 """Rotary position embeddings (RoFormer, Su et al., arXiv 2104.09864), and their stretching for longer contexts.
 
-A head's dims i and i + D/2 form a pair that turns by position · θ_i, θ_i = base^(−2i/D). This is Hugging Face's layout; Meta's
-and GGUF's files pair 2i with 2i + 1 instead, and their Q and K rows are reordered on loading. Angles, sines and cosines are fp32
-in every model dtype: at position 4000 a bf16 angle is wrong by whole radians.
+A head's dims i and i + D/2 form a pair that turns by position · θ_i, θ_i = base^(−2i/D). This is Hugging Face's layout;
+Meta's and GGUF's files pair 2i with 2i + 1 instead, and their Q and K rows are reordered on loading. Angles, sines and
+cosines are fp32 in every model dtype: at position 4000 a bf16 angle is wrong by whole radians.
 
 B batch, T tokens, H heads, D head dim.
 """
@@ -21,7 +21,7 @@ Rotation = tuple[Tensor, Tensor]
 def rotation(config: LlamaConfig, positions: Tensor, lengths: Tensor | None = None) -> Rotation:
     """Turning of every head at `positions` (B, T); compute it once a step, for all layers.
 
-    `lengths` (B,) counts the tokens of each row so far, which only dynamic scaling looks at; by default up to the last position.
+    `lengths` (B,) counts the tokens of each row so far, by default up to its last position; only dynamic scaling looks at it.
     """
     if config.rope_scaling is not None and config.rope_scaling.kind == "dynamic":
         lengths = positions.amax(dim=1) + 1 if lengths is None else lengths
@@ -50,10 +50,10 @@ def frequencies(config: LlamaConfig, device: torch.device) -> Tensor:
 
 
 def dynamic_frequencies(config: LlamaConfig, scaling: RopeScaling, lengths: Tensor) -> Tensor:
-    """NTK-aware frequencies, (B, D/2), for rows of `lengths` (B,) tokens: the base grows once a row outgrows the context.
+    """NTK-aware frequencies (B, D/2) of rows of `lengths` (B,) tokens: the base grows once a row outgrows the context.
 
-    As in Hugging Face, keys stay as they were turned when they entered a cache. Unlike there, each row has its own base, so
-    that a row's result does not depend on the others of its batch.
+    As in Hugging Face, keys stay as they were turned when they entered a cache. Unlike there, each row has its own base,
+    so that a row's result does not depend on the others of its batch.
     """
     stretch = lengths.clamp(min=scaling.original_max_seq_len).float() / scaling.original_max_seq_len  # (B,)
     growth = (scaling.factor * stretch - (scaling.factor - 1)) ** (config.head_dim / (config.head_dim - 2))  # (B,)
@@ -66,7 +66,7 @@ def _base_frequencies(base: float | Tensor, head_dim: int, device: torch.device)
 
 
 def _llama3_frequencies(theta: Tensor, scaling: RopeScaling) -> Tensor:
-    """Llama 3.1: short wavelengths stay, long ones are divided by the factor, those between blend from one to the other."""
+    """Llama 3.1: short wavelengths stay, long ones are stretched by the factor, those between blend the two."""
     turns = scaling.original_max_seq_len * theta / (2 * math.pi)  # (D/2,) full turns within the original context
     blend = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
     blend = blend.clamp(0.0, 1.0)  # 0: divide, 1: keep

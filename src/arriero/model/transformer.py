@@ -43,7 +43,8 @@ class Llama(nn.Module):
         hidden = self.hidden(
             tokens, positions=positions, cache=cache, segments=segments, prompt_lengths=prompt_lengths
         )  # (B, T, C)
-        return self.output(hidden)
+        logits: Tensor = self.output(hidden)
+        return logits
 
     def hidden(
         self,
@@ -57,7 +58,7 @@ class Llama(nn.Module):
         """Normalised hidden states (B, T, C), from which `output` makes logits.
 
         Args:
-            tokens: (B, T) token ids; in rows of different lengths the padding is on the right and its id does not matter.
+            tokens: (B, T) token ids; shorter rows are padded on the right, with any id.
             positions: (B, T), by default behind what the cache holds, and from 0 within each segment.
             cache: holds the tokens before these, and receives these.
             segments: (B, T) document number of each token of packed rows; a token sees its own document only.
@@ -84,7 +85,8 @@ class Llama(nn.Module):
             x = layer(x, turn, cache, spans)
         if cache is not None:
             cache.finish(prompt_lengths)
-        return self.norm(x)
+        x = self.norm(x)
+        return x
 
     @property
     def n_params(self) -> int:
@@ -92,7 +94,7 @@ class Llama(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def tie_weights(self) -> None:
-        """Make the output layer share the embedding's parameter, where the config says so; loaders call it after assigning."""
+        """Where the config says so, make the output layer share the embedding's parameter; loaders call it at the end."""
         if self.config.tied_embeddings:
             self.output.weight = self.tok_embeddings.weight
 
@@ -100,8 +102,8 @@ class Llama(nn.Module):
     def init_weights(self, seed: int) -> "Llama":
         """Random weights, the same for the same seed: normal with σ 0.02, and RMSNorm weights 1.
 
-        The papers do not say. The projections into the residual stream have σ 0.02 / √(2 n_layers), as in GPT-2 (section 2.3),
-        so that the stream's variance does not grow with depth.
+        The papers do not say. The projections into the residual stream have σ 0.02 / √(2 n_layers), as in GPT-2
+        (section 2.3), so that the stream's variance does not grow with depth.
         """
         generator = torch.Generator(self.tok_embeddings.weight.device).manual_seed(seed)
         for name, parameter in self.named_parameters():

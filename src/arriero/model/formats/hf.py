@@ -1,0 +1,174 @@
+"""Hugging Face folders: `config.json` with `model.safetensors`, or shards and `model.safetensors.index.json`.
+
+Our layout is theirs but for the names, so tensors are copied as they are. Tied embeddings are stored once.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from arriero.common.errors import ArrieroError, FormatError
+from arriero.common.files import atomic_file
+from arriero.model.config import LlamaConfig
+from arriero.model.formats.hf_config import load_hf_config, read_json, write_hf_config
+from arriero.model.formats.weights import Weight, build_model
+from arriero.model.transformer import Llama
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+_LAYER = {
+    "attention.wq": "self_attn.q_proj",
+    "attention.wk": "self_attn.k_proj",
+    "attention.wv": "self_attn.v_proj",
+    "attention.wo": "self_attn.o_proj",
+    "feed_forward.w1": "mlp.gate_proj",
+    "feed_forward.w2": "mlp.down_proj",
+    "feed_forward.w3": "mlp.up_proj",
+    "attention_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+}
+
+
+def load_hf(folder: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Llama:
+    """Load a `LlamaForCausalLM` or `MistralForCausalLM` folder, its weights converted to `dtype`.
+
+    Raises:
+        FormatError: an unsupported architecture, or a file or tensor that is missing, damaged or of a wrong shape.
+    """
+    config = load_hf_config(folder / "config.json")
+    files = _weight_files(folder)
+    weights = _read(files, tied=config.tied_embeddings)
+    source = folder / (SINGLE if (folder / SINGLE).is_file() else INDEX)
+    return build_model(config, weights, hf_names(config), source=source, dtype=dtype, device=device)
+
+
+def save_hf(
+    model: Llama,
+    folder: Path,
+    *,
+    dtype: torch.dtype | None = None,
+    max_shard_bytes: int = 5_000_000_000,
+    bos_id: int | None = None,
+    eos_id: int | None = None,
+) -> None:
+    """Write config and weights, in `dtype` (by default the model's), as transformers and vLLM read them.
+
+    Each file is whole or absent, and the one that makes the folder a model comes last. The tokenizer's ids go into
+    `config.json` and `generation_config.json`; its own files are the tokenizer's to write.
+
+    Raises:
+        ArrieroError: the folder holds a model already.
+    """
+    if any(folder.glob("model*.safetensors*")):
+        raise ArrieroError(f"{folder} holds a model already: choose another folder")
+    dtype = dtype or model.tok_embeddings.weight.dtype
+    config = write_hf_config(model.config, dtype=dtype, bos_id=bos_id, eos_id=eos_id)
+    _write_json(folder / "config.json", config)
+    _write_json(folder / "generation_config.json", {"bos_token_id": bos_id, "eos_token_id": eos_id})
+
+    parameters = dict(model.named_parameters())  # a tied output is not among them
+    tensors = {theirs: parameters[ours] for ours, theirs in hf_names(model.config).items()}
+    shards = _split(tensors, dtype.itemsize, max_shard_bytes)
+    if len(shards) == 1:
+        _write_shard(folder / SINGLE, tensors, dtype)
+        return
+    where: dict[str, str] = {}
+    for number, names in enumerate(shards, start=1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        _write_shard(folder / file, {name: tensors[name] for name in names}, dtype)
+        where |= dict.fromkeys(names, file)
+    total = model.n_params * dtype.itemsize
+    _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
+
+
+def hf_names(config: LlamaConfig) -> dict[str, str]:
+    """Hugging Face's name of each of our parameters."""
+    names = {"tok_embeddings.weight": "model.embed_tokens.weight"}
+    for layer in range(config.n_layers):
+        for ours, theirs in _LAYER.items():
+            names[f"layers.{layer}.{ours}.weight"] = f"model.layers.{layer}.{theirs}.weight"
+    names["norm.weight"] = "model.norm.weight"
+    if not config.tied_embeddings:
+        names["output.weight"] = "lm_head.weight"
+    return names
+
+
+def _weight_files(folder: Path) -> dict[Path, list[str]]:
+    """The files to read, with the tensors that the index expects in each."""
+    if (folder / SINGLE).is_file():
+        return {folder / SINGLE: []}
+    if not (folder / INDEX).is_file():
+        raise FormatError(f"{folder}: neither {SINGLE} nor {INDEX} is there: expected weights in safetensors format")
+    where = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(where, dict) or not where:
+        raise FormatError(f"{folder / INDEX}: key 'weight_map' is missing or empty")
+    files: dict[Path, list[str]] = {}
+    for tensor, name in where.items():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise FormatError(f"{folder / INDEX}: tensor '{tensor}': expected a file name of this folder, got {name!r}")
+        files.setdefault(folder / name, []).append(tensor)
+    for file, tensors in files.items():
+        if not file.is_file():
+            raise FormatError(f"{file}: shard is missing: the index expects tensor '{tensors[0]}' in it")
+    return files
+
+
+def _read(files: dict[Path, list[str]], *, tied: bool) -> Iterator[Weight]:
+    for file, expected in files.items():
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                names = set(tensors.keys())
+                for name in expected:
+                    if name not in names:
+                        raise FormatError(f"{file}: tensor '{name}' is missing: the index expects it here")
+                for name in tensors.keys():  # noqa: SIM118: not a dict
+                    if name.endswith("rotary_emb.inv_freq") or (tied and name == "lm_head.weight"):
+                        continue  # a constant that old versions stored; a second copy of the embedding
+                    yield Weight(name, tensors.get_tensor(name), file)
+        except (SafetensorError, OSError) as error:
+            raise FormatError(f"{file}: not a whole safetensors file{_first_lost(file)} ({error})") from error
+
+
+def _first_lost(file: Path) -> str:
+    """', tensor X is cut off', where the header of a truncated file can still tell."""
+    try:
+        with file.open("rb") as data:
+            size = int.from_bytes(data.read(8), "little")
+            header = json.loads(data.read(min(size, 100_000_000)))
+        kept = file.stat().st_size - 8 - size
+        ends = {name: entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"}
+        lost = min((end, name) for name, end in ends.items() if end > kept)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return ""
+    return f": tensor '{lost[1]}' is cut off"
+
+
+def _split(tensors: Mapping[str, Tensor], itemsize: int, max_bytes: int) -> list[list[str]]:
+    """Names in order, in groups of at most `max_bytes`, a larger tensor alone."""
+    shards: list[list[str]] = [[]]
+    used = 0
+    for name, tensor in tensors.items():
+        size = tensor.numel() * itemsize
+        if shards[-1] and used + size > max_bytes:
+            shards.append([])
+            used = 0
+        shards[-1].append(name)
+        used += size
+    return shards
+
+
+def _write_shard(file: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    values = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
+    with atomic_file(file) as aside:
+        save_file(values, aside, metadata={"format": "pt"})
+
+
+def _write_json(file: Path, values: dict[str, object]) -> None:
+    with atomic_file(file) as aside:
+        aside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

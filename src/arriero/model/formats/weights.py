@@ -1,0 +1,84 @@
+"""What all formats of weights share: filling a model tensor by tensor, and the two orders of the rows of Q and K.
+
+A loader yields its tensors one at a time, so that at the peak one tensor exists twice, and not the model.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from arriero.common.errors import FormatError
+from arriero.model.config import LlamaConfig
+from arriero.model.transformer import Llama
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One tensor of a file."""
+
+    name: str
+    """The file's name for it."""
+    tensor: Tensor
+    """Its values, in our layout."""
+    file: Path
+    """Where it was read."""
+
+
+def build_model(
+    config: LlamaConfig,
+    weights: Iterable[Weight],
+    names: Mapping[str, str],
+    *,
+    source: Path,
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> Llama:
+    """A model with these weights, each copied to `dtype` and `device` as it comes.
+
+    Args:
+        names: the format's name of each parameter of ours.
+        source: the file or folder that should hold them all, for the message about a missing one.
+
+    Raises:
+        FormatError: a tensor is missing, unexpected, repeated, not of floating point, or of a wrong shape.
+    """
+    with torch.device("meta"):
+        model = Llama(config)
+    ours = {theirs: name for name, theirs in names.items()}
+    waiting = {name: parameter.shape for name, parameter in model.named_parameters()}  # a tied output is not among them
+    for weight in weights:
+        name = ours.get(weight.name, "")
+        if name not in waiting:
+            raise FormatError(f"{weight.file}: unexpected or repeated tensor '{weight.name}'")
+        shape, found = tuple(waiting.pop(name)), tuple(weight.tensor.shape)
+        if found != shape:
+            raise FormatError(f"{weight.file}: tensor '{weight.name}' has shape {found}, expected {shape}")
+        if weight.tensor.dtype not in _DTYPES:
+            raise FormatError(
+                f"{weight.file}: tensor '{weight.name}' is {weight.tensor.dtype}, expected floating point"
+            )
+        module, _, leaf = name.rpartition(".")
+        values = weight.tensor.to(device=device, dtype=dtype, copy=True)  # a copy: the file may change or go away
+        setattr(model.get_submodule(module), leaf, nn.Parameter(values))
+    if waiting:
+        missing = names[next(iter(waiting))]
+        raise FormatError(f"{source}: tensor '{missing}' is missing ({len(waiting)} of {len(names)} are)")
+    model.tie_weights()
+    return model
+
+
+def halves_from_pairs(weight: Tensor, heads: int) -> Tensor:
+    """Reorder the rows of a Q or K projection (heads · D, C) from Meta's and GGUF's rotary pairs (2i, 2i + 1) to ours."""
+    rows, columns = weight.shape
+    return weight.reshape(heads, rows // heads // 2, 2, columns).transpose(1, 2).reshape(rows, columns)
+
+
+def pairs_from_halves(weight: Tensor, heads: int) -> Tensor:
+    """Reorder the rows of a Q or K projection (heads · D, C) from our rotary pairs (i, i + D/2) to Meta's and GGUF's."""
+    rows, columns = weight.shape
+    return weight.reshape(heads, 2, rows // heads // 2, columns).transpose(1, 2).reshape(rows, columns)
