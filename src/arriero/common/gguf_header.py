@@ -1,9 +1,9 @@
 """The head of a GGUF file: its metadata and the list of its tensors, read in a fraction of a second.
 
-The container of GGUF versions 2 and 3, little-endian: magic, version, counts, key-value pairs, tensor entries, then padding
-to `general.alignment` and the tensors' bytes. It stands on the ground floor because a tokenizer and a model live in the
-same file. The `gguf` package's own reader makes several arrays for each string of a vocabulary (2 s for SmolLM2's 98,000
-against 0.03 s here) and trusts every length; here each is checked against the file's size first.
+The container of GGUF versions 2 and 3, little-endian: magic, version, counts, key-value pairs, tensor entries, then
+padding to `general.alignment` and the tensors' bytes. It stands on the ground floor because a tokenizer and a model
+live in the same file. The `gguf` package's own reader makes several arrays for each string of a vocabulary (2 s for
+SmolLM2's 98,000 against 0.03 s here) and trusts every length; here each is checked against the file's size first.
 """
 
 import mmap
