@@ -1,8 +1,9 @@
 """Keys and values of the tokens seen so far, preallocated, with rows of different lengths.
 
-A step has three parts, of which `Llama.hidden` is the only caller: `begin` places the step's tokens, `update` stores one
-layer's keys and values there and returns what to attend to, `finish` counts the tokens. Rows are right-padded: each one's
-tokens lie at 0, 1, 2, … and the padding of a ragged step, behind a row's last real token, is overwritten by its next step.
+A step has three parts, of which `Llama.hidden` is the only caller: `begin` places the step's tokens, `update` stores
+one layer's keys and values there and returns what to attend to, `finish` counts the tokens. Rows are right-padded: a
+row's tokens lie at 0, 1, 2, … and the padding of a ragged step, behind its last real token, is overwritten by its next
+step.
 
 L layers, B batch, T new tokens, S cached tokens, K KV heads, D head dim.
 """
@@ -102,6 +103,29 @@ class KVCache:
         chosen._lengths, chosen._new_tokens = lengths, 0
         chosen._positions, chosen._key_lengths = self._positions, None
         return chosen
+
+    def adopt(self, source: "KVCache", row: int, rows: Sequence[int]) -> None:
+        """Make each of these `rows` a copy of `source`'s `row`: a prompt read once, continued by several samples."""
+        length = source._lengths[row]
+        self.k[:, rows, :, :length] = source.k[:, row : row + 1, :, :length]
+        self.v[:, rows, :, :length] = source.v[:, row : row + 1, :, :length]
+        for target in rows:
+            self._lengths[target] = length
+
+    def keep(self, rows: Sequence[int]) -> list[int]:
+        """Forget every row but these, in place: the last ones move into the gaps; returns each new row's old place."""
+        count = len(rows)
+        order = list(range(count))
+        gaps = sorted(set(order).difference(rows))
+        movers = [row for row in rows if row >= count]
+        for gap, mover in zip(gaps, movers, strict=True):
+            length = self._lengths[mover]
+            self.k[:, gap, :, :length] = self.k[:, mover, :, :length]
+            self.v[:, gap, :, :length] = self.v[:, mover, :, :length]
+            order[gap] = mover
+        self.k, self.v = self.k[:, :count], self.v[:, :count]  # (L, count, K, max_len, D)
+        self._lengths = [self._lengths[row] for row in order]
+        return order
 
     def truncate(self, lengths: Sequence[int]) -> None:
         """Forget each row's tokens from `lengths[b]` on; a row already shorter stays as it is."""

@@ -1,0 +1,155 @@
+"""The one generation engine: chat, evaluation, rollouts and RAG decoding all go through it.
+
+Requests with different prompts and settings decode together over a preallocated KV cache. A prompt is read once for all
+its samples; finished rows leave the batch at once; lists longer than a batch run in waves. A request's tokens depend on
+its prompt, settings and seed alone, up to the rounding by which matrix products differ between batch sizes.
+
+Memory: a wave's cache holds rows × (longest prompt + max_tokens − 1) tokens of `Engine.token_bytes` each, at most
+`max_cache_bytes`, plus, while prompts are read, the same for at most 4,096 prompt tokens (or one longer prompt).
+"""
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+
+from torch import nn
+
+from arriero.common.device import DTypeName
+from arriero.common.errors import ArrieroError
+from arriero.generate.batch import Batch
+from arriero.generate.request import Completion, Delta, FinishReason, Request, TokenLogprob
+from arriero.generate.row import Row, open_rows
+from arriero.generate.sampling import SamplingConfig
+from arriero.generate.schedule import plan_waves
+from arriero.model.transformer import Llama
+from arriero.tokenizer.tokenizer import Tokenizer
+
+__all__ = ["Completion", "Delta", "Engine", "FinishReason", "Request", "SamplingConfig", "TokenLogprob"]
+
+
+class Engine:
+    """A model and its tokenizer, ready to continue prompts. For one thread at a time."""
+
+    def __init__(
+        self,
+        model: Llama,
+        tokenizer: Tokenizer,
+        *,
+        context: int | None = None,
+        max_batch: int = 16,
+        max_cache_bytes: int = 4 * 2**30,
+    ) -> None:
+        """Wrap a model.
+
+        Args:
+            model: its train/eval mode is left as found; while generating it is in eval mode.
+            tokenizer: names the default stop tokens and turns tokens into text.
+            context: most tokens of prompt and answer together; by default what the model was trained for.
+            max_batch: most rows that decode together.
+            max_cache_bytes: most bytes of a wave's KV cache; fewer rows run together where it would be exceeded.
+        """
+        self.model, self.tokenizer = model, tokenizer
+        self.context = model.config.max_seq_len if context is None else context
+        self.max_batch, self.max_cache_bytes = max_batch, max_cache_bytes
+        if max_batch < 1:
+            raise ArrieroError(f"max_batch must be at least 1, not {max_batch}")
+
+    @classmethod
+    def load(cls, source: str, *, device: str = "auto", dtype: DTypeName = "auto", max_batch: int = 16) -> "Engine":
+        """An engine for a model source: a folder, a .gguf file, a preset, a known name or a hub id."""
+        from arriero.model.source import load_model  # brings the file formats, which an engine itself doesn't need
+
+        loaded = load_model(source, device=device, dtype=dtype)
+        return cls(loaded.model, loaded.tokenizer, context=loaded.context, max_batch=max_batch)
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of KV cache that one token of one row takes."""
+        config = self.model.config
+        itemsize = self.model.tok_embeddings.weight.element_size()
+        return 2 * config.n_layers * config.n_kv_heads * config.head_dim * itemsize
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Continue all requests; returns their completions in order, n for a request with n samples.
+
+        Raises:
+            ArrieroError: a prompt is empty, has ids outside the vocabulary, or doesn't fit together with max_tokens.
+        """
+        rows = self._open(requests, stream=False)
+        with closing(self._run(rows)) as steps:
+            for _ in steps:
+                pass
+        return [row.completion() for row in rows]
+
+    def stream(self, request: Request) -> Generator[Delta, None, None]:
+        """Continue one request, giving text as it comes; the last delta of each sample carries its completion.
+
+        Closing the iterator frees the rows. Raises as `generate` does, before the first delta is asked for.
+        """
+        return self._deltas(self._open([request], stream=True))
+
+    def _deltas(self, rows: list[Row]) -> Generator[Delta, None, None]:
+        with closing(self._run(rows)) as steps:
+            for stepped in steps:
+                yield from filter(None, [row.delta() for row in stepped])
+
+    def _run(self, rows: list[Row]) -> Generator[list[Row], None, None]:
+        """Decode all rows, wave by wave; yields the rows that moved, each step."""
+        with _evaluating(self.model):
+            for wave in self._waves(rows):
+                for row in wave:
+                    row.check_cancelled()
+                if ended := [row for row in wave if row.finish_reason is not None]:
+                    yield ended
+                if live := [row for row in wave if row.finish_reason is None]:
+                    yield from Batch(self.model, live).run()
+
+    def _waves(self, rows: list[Row]) -> list[list[Row]]:
+        rooms, prompts = [row.room for row in rows], [tuple(row.prompt) for row in rows]
+        waves = plan_waves(rooms, prompts, self.max_batch, self.max_cache_bytes // self.token_bytes)
+        return [[rows[i] for i in wave] for wave in waves]
+
+    def _open(self, requests: Sequence[Request], *, stream: bool) -> list[Row]:
+        for request in requests:
+            self._check(request)
+        return [
+            row for i, request in enumerate(requests) for row in open_rows(request, i, self.tokenizer, stream=stream)
+        ]
+
+    def _check(self, request: Request) -> None:
+        prompt, wanted = request.prompt_ids, request.sampling.max_tokens
+        vocab = self.model.config.vocab_size
+        if not prompt:
+            raise ArrieroError("the prompt is empty: expected at least one token, e.g. the tokenizer's BOS")
+        if min(prompt) < 0 or max(prompt) >= vocab:
+            bad = next(token for token in prompt if not 0 <= token < vocab)
+            raise ArrieroError(f"the prompt has token id {bad}, but the model's vocabulary is 0 to {vocab - 1}")
+        room = self.context - len(prompt)
+        if room < 1:
+            raise ArrieroError(
+                f"the prompt has {len(prompt)} tokens, which leaves no room in the context of {self.context}: "
+                f"shorten it by at least {1 - room}, or take a model with a longer context"
+            )
+        if wanted > room:
+            raise ArrieroError(
+                f"the prompt's {len(prompt)} tokens and max_tokens {wanted} exceed the context of {self.context}: "
+                f"lower max_tokens to {room}, or shorten the prompt by {wanted - room} tokens"
+            )
+        needed = (len(prompt) + wanted) * self.token_bytes
+        if needed > self.max_cache_bytes:
+            raise ArrieroError(
+                f"the prompt's {len(prompt)} tokens and max_tokens {wanted} need {needed:,} bytes of KV cache, over "
+                f"max_cache_bytes {self.max_cache_bytes:,}: raise it, lower max_tokens or shorten the prompt"
+            )
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside, and each module's own mode again afterwards."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
