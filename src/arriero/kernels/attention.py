@@ -1,9 +1,9 @@
 """Exact attention, softmax(QKᵀ · scale) V, behind the one function that every module calls.
 
 FlashAttention's contract (Dao et al. 2022, arXiv 2205.14135): exact, and memory linear in the sequence length. For now
-PyTorch's `scaled_dot_product_attention` does the work; this file adds what it lacks: bottom-right causal alignment, packed
-documents without an N×N mask, rows of different lengths, queries that see no key, and decoding with grouped queries
-without copies of K and V. `reference.py` computes the same by an explicit softmax.
+PyTorch's `scaled_dot_product_attention` does the work; this file adds what it lacks: bottom-right causal alignment,
+packed documents without an N×N mask, rows of different lengths, queries that see no key, and decoding with grouped
+queries without copies of K and V. `reference.py` computes the same by an explicit softmax.
 
 B batch, T query tokens, S key tokens, H heads, K KV heads, G = H / K heads that share a KV head, D head dim.
 """
@@ -35,8 +35,8 @@ def attention(
     Args:
         causal: query t sees keys up to S − T + t (aligned at the bottom right, as a cache needs). A query that sees no
             key gives 0: the first T − S of them when T > S.
-        segments: (B, T) document number of each token, or what `document_spans` made of it; a token sees its own document
-            only. One attention call a document, needs T = S, and a document's tokens must be neighbours.
+        segments: (B, T) document number of each token, or what `document_spans` made of it; a token sees its own
+            document only. One attention call a document, needs T = S, and a document's tokens must be neighbours.
         key_lengths: (B,) row b has the keys k[b, :key_lengths[b]] only, and its T queries end where those end.
         scale: factor of the scores, 1/√D by default.
 

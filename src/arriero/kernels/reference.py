@@ -22,7 +22,7 @@ def attention_reference(
     key_lengths: Tensor | None = None,
     scale: float | None = None,
 ) -> Tensor:
-    """The arguments and result of `arriero.kernels.attention.attention`; computed in fp32, or in fp64 for fp64 inputs."""
+    """The arguments and result of `arriero.kernels.attention.attention`; computed in fp32, in fp64 for fp64 inputs."""
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     group = q.shape[2] // k.shape[2]
     keys = k.to(dtype).repeat_interleave(group, dim=2)  # (B, S, H, D)

@@ -84,7 +84,7 @@ class LlamaConfig:
         hidden_dim: int | None = None,
         **rest: Any,
     ) -> "LlamaConfig":
-        """A config with the papers' defaults: no grouped queries, heads that share out `dim`, SwiGLU of 2/3 · 4 `dim`."""
+        """A config with the papers' defaults: no grouped queries, heads that share `dim`, SwiGLU of 2/3 · 4 `dim`."""
         return cls(
             dim=dim,
             n_heads=n_heads,

@@ -48,8 +48,8 @@ class Attention(nn.Module):
         if cache is not None:
             k, v, key_lengths = cache.update(self.layer, k, v)  # (B, S, K, D)
         out = attention(q, k, v, segments=segments, key_lengths=key_lengths)  # (B, T, H, D)
-        x = self.wo(out.flatten(2))  # (B, T, C)
-        return x
+        projected: Tensor = self.wo(out.flatten(2))  # (B, T, C)
+        return projected
 
 
 class FeedForward(nn.Module):
@@ -63,12 +63,12 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to each token of `x` (B, T, C)."""
-        x = self.w2(F.silu(self.w1(x)) * self.w3(x))  # (B, T, C)
-        return x
+        projected: Tensor = self.w2(F.silu(self.w1(x)) * self.w3(x))  # (B, T, C)
+        return projected
 
 
 class Block(nn.Module):
-    """Pre-normalised: x + Attention(norm x), and with that as x, x + FeedForward(norm x)."""
+    """Pre-normalised: h = x + Attention(norm x), out = h + FeedForward(norm h)."""
 
     def __init__(self, config: LlamaConfig, layer: int) -> None:
         super().__init__()
@@ -79,5 +79,6 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, turn: Rotation, cache: KVCache | None, segments: Spans | None) -> Tensor:
         """One block over `x` (B, T, C)."""
-        x = x + self.attention(self.attention_norm(x), turn, cache, segments)  # (B, T, C)
-        return x + self.feed_forward(self.ffn_norm(x))
+        h: Tensor = x + self.attention(self.attention_norm(x), turn, cache, segments)  # (B, T, C)
+        out: Tensor = h + self.feed_forward(self.ffn_norm(h))  # (B, T, C)
+        return out

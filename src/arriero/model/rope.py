@@ -21,7 +21,7 @@ Rotation = tuple[Tensor, Tensor]
 def rotation(config: LlamaConfig, positions: Tensor, lengths: Tensor | None = None) -> Rotation:
     """Turning of every head at `positions` (B, T); compute it once a step, for all layers.
 
-    `lengths` (B,) counts the tokens of each row so far, by default up to its last position; only dynamic scaling looks at it.
+    `lengths` (B,) counts the tokens of each row so far, by default up to its last position; for dynamic scaling only.
     """
     if config.rope_scaling is not None and config.rope_scaling.kind == "dynamic":
         lengths = positions.amax(dim=1) + 1 if lengths is None else lengths
@@ -50,10 +50,10 @@ def frequencies(config: LlamaConfig, device: torch.device) -> Tensor:
 
 
 def dynamic_frequencies(config: LlamaConfig, scaling: RopeScaling, lengths: Tensor) -> Tensor:
-    """NTK-aware frequencies (B, D/2) of rows of `lengths` (B,) tokens: the base grows once a row outgrows the context.
+    """NTK-aware frequencies (B, D/2) of rows of `lengths` (B,) tokens: the base grows as a row outgrows the context.
 
-    As in Hugging Face, keys stay as they were turned when they entered a cache. Unlike there, each row has its own base,
-    so that a row's result does not depend on the others of its batch.
+    As in Hugging Face, keys stay as they were turned when they entered a cache. Unlike there, each row has its own
+    base, so that a row's result does not depend on the others of its batch.
     """
     stretch = lengths.clamp(min=scaling.original_max_seq_len).float() / scaling.original_max_seq_len  # (B,)
     growth = (scaling.factor * stretch - (scaling.factor - 1)) ** (config.head_dim / (config.head_dim - 2))  # (B,)

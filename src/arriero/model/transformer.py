@@ -85,8 +85,8 @@ class Llama(nn.Module):
             x = layer(x, turn, cache, spans)
         if cache is not None:
             cache.finish(prompt_lengths)
-        x = self.norm(x)
-        return x
+        normed: Tensor = self.norm(x)
+        return normed
 
     @property
     def n_params(self) -> int:
@@ -94,7 +94,7 @@ class Llama(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def tie_weights(self) -> None:
-        """Where the config says so, make the output layer share the embedding's parameter; loaders call it at the end."""
+        """Make the output layer share the embedding's parameter, if the config says so; loaders call it at the end."""
         if self.config.tied_embeddings:
             self.output.weight = self.tok_embeddings.weight
 

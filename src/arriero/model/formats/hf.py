@@ -127,7 +127,7 @@ def _read(files: dict[Path, list[str]], *, tied: bool) -> Iterator[Weight]:
                 for name in expected:
                     if name not in names:
                         raise FormatError(f"{file}: tensor '{name}' is missing: the index expects it here")
-                for name in tensors.keys():  # noqa: SIM118: not a dict
+                for name in sorted(names):
                     if name.endswith("rotary_emb.inv_freq") or (tied and name == "lm_head.weight"):
                         continue  # a constant that old versions stored; a second copy of the embedding
                     yield Weight(name, tensors.get_tensor(name), file)

@@ -1,7 +1,7 @@
 """`config.json` of a Hugging Face folder: the keys of `LlamaForCausalLM`, as transformers 4 and 5 write them.
 
-Transformers 5 keeps all of rotary positions in `rope_parameters`; 4 had `rope_theta` and `rope_scaling`. We read either and
-write all three. Whatever would make the model another one than ours is refused by name.
+Transformers 5 keeps all of rotary positions in `rope_parameters`; 4 had `rope_theta` and `rope_scaling`. We read either
+and write all three. Whatever would make the model another one than ours is refused by name.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Meta's own release format: `params.json` with `consolidated.00.pth`, `consolidated.01.pth`, …
 
-The `.pth` files are pickles: they are read with `weights_only=True`, which builds tensors and refuses to call anything else.
-Several of them are tensor-parallel shards of one model, to be joined along the dimension that was split.
+The `.pth` files are pickles: they are read with `weights_only=True`, which builds tensors and refuses to call anything
+else. Several of them are tensor-parallel shards of one model, to be joined along the dimension that was split.
 """
 
 import pickle

@@ -73,12 +73,12 @@ def build_model(
 
 
 def halves_from_pairs(weight: Tensor, heads: int) -> Tensor:
-    """Reorder the rows of a Q or K projection (heads · D, C) from Meta's and GGUF's rotary pairs (2i, 2i + 1) to ours."""
+    """Reorder rows of a Q or K projection (heads · D, C) from Meta's and GGUF's rotary pairs (2i, 2i + 1) to ours."""
     rows, columns = weight.shape
     return weight.reshape(heads, rows // heads // 2, 2, columns).transpose(1, 2).reshape(rows, columns)
 
 
 def pairs_from_halves(weight: Tensor, heads: int) -> Tensor:
-    """Reorder the rows of a Q or K projection (heads · D, C) from our rotary pairs (i, i + D/2) to Meta's and GGUF's."""
+    """Reorder rows of a Q or K projection (heads · D, C) from our rotary pairs (i, i + D/2) to Meta's and GGUF's."""
     rows, columns = weight.shape
     return weight.reshape(heads, 2, rows // heads // 2, columns).transpose(1, 2).reshape(rows, columns)
