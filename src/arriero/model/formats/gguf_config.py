@@ -1,4 +1,4 @@
-"""GGUF metadata of the architecture `llama` ↔ `LlamaConfig`; a key that asks for mathematics we lack is refused."""
+"""GGUF metadata of the architecture `llama` ↔ `LlamaConfig`; a key that asks for mathematics we lack is refused.
 
 Llama 3's frequency scaling has no key: converters store what divides each rotary frequency as `rope_freqs.weight`.
 """
