@@ -1,0 +1,85 @@
+"""Chats to ids in which text of a message can never become a control token.
+
+A template writes control tokens by their names, and a message may hold the same names, or a part of one that the text
+around completes. So the chat is rendered a second time with a mark, a character that occurs nowhere, before, between
+and after the characters of every message: names that are still whole there are the template's own. If both renderings
+hold the same ones, the plain rendering is encoded in one go, as `transformers` does. Otherwise the text between the
+template's own tokens is encoded with control tokens switched off.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import tokenizers
+from tokenizers.models import WordLevel
+
+from arriero.tokenizer.chat import ChatTemplate, Message
+
+_OTHER = "\ufffetext"  # the finder's one word: whatever is no added token
+
+
+class ChatEncoder:
+    """Encodes rendered chats with one vocabulary."""
+
+    def __init__(
+        self, backend: tokenizers.Tokenizer, added: Mapping[int, Any], encode_text: Callable[[str], list[int]]
+    ) -> None:
+        """`encode_text` encodes text with control tokens switched off."""
+        self._backend = backend
+        self._encode_text = encode_text
+        self._special = {token.content: token_id for token_id, token in added.items() if token.special}
+        self._finder = tokenizers.Tokenizer(WordLevel({_OTHER: 0}, unk_token=_OTHER))
+        if backend.normalizer is not None:
+            self._finder.normalizer = backend.normalizer
+        self._finder.add_tokens([added[token_id] for token_id in sorted(added)])
+
+    def encode(self, template: ChatTemplate, messages: Sequence[Message], *, add_generation_prompt: bool) -> list[int]:
+        """Ids of the chat; only the template's own text makes control tokens."""
+        text = template.render(messages, add_generation_prompt=add_generation_prompt)
+        mark = _unused_character([template.source, text, *(message["content"] for message in messages)])
+        marked = template.render(_mark(messages, mark), add_generation_prompt=add_generation_prompt)
+        if marked.replace(mark, "") != text:  # the template looks into messages: mark only those that hold a token
+            hostile = [
+                message if not self._find(message["content"]) else _marked(message, mark) for message in messages
+            ]
+            marked = template.render(hostile, add_generation_prompt=add_generation_prompt)
+        own = self._find(marked)
+        if marked.replace(mark, "") == text and len(own) == len(self._find(text)):
+            ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+            return ids
+        return list(self._join(marked, own, mark))
+
+    def _find(self, text: str) -> list[tuple[int, int, int]]:
+        """Control tokens in a text: id, first character, end."""
+        encoding = self._finder.encode(text, add_special_tokens=False)
+        found = zip(encoding.tokens, encoding.offsets, strict=True)
+        return [(self._special[token], start, end) for token, (start, end) in found if token in self._special]
+
+    def _join(self, marked: str, own: list[tuple[int, int, int]], mark: str) -> Iterator[int]:
+        position = 0
+        for token_id, start, end in own:
+            yield from self._encode_text(marked[position:start].replace(mark, ""))
+            yield token_id
+            position = end
+        yield from self._encode_text(marked[position:].replace(mark, ""))
+
+
+def _mark(messages: Sequence[Message], mark: str) -> list[Message]:
+    return [_marked(message, mark) for message in messages]
+
+
+def _marked(message: Message, mark: str) -> Message:
+    """Marks around every character but the outer white space, which templates trim."""
+    content = message["content"]
+    core = content.strip()
+    if not core:
+        return message
+    start = content.index(core)
+    inner = mark + mark.join(core) + mark
+    return {"role": message["role"], "content": content[:start] + inner + content[start + len(core) :]}
+
+
+def _unused_character(texts: Sequence[str]) -> str:
+    """A private-use character of plane 15 that occurs in none of the texts."""
+    used = set().union(*texts)
+    return next(character for character in map(chr, range(0xF0000, 0xFFFFE)) if character not in used)
