@@ -191,7 +191,11 @@ def test_a_request_cancelled_before_it_starts_costs_no_pass(tiny_model, byte_tok
         ([1, 999], {}, "token id 999, but the model's vocabulary is 0 to 256"),
         ([-1], {}, "token id -1"),
         ([1] * 128, {}, "has 128 tokens, which leaves no room in the context of 128: shorten it by at least 1,"),
-        ([1] * 120, {"max_tokens": 20}, "120 tokens and max_tokens 20 exceed the context of 128: lower max_tokens to 8"),
+        (
+            [1] * 120,
+            {"max_tokens": 20},
+            "120 tokens and max_tokens 20 exceed the context of 128: lower max_tokens to 8",
+        ),
     ],
 )
 def test_a_request_that_cannot_be_served_is_refused_in_one_line(engine, prompt, changes, message):

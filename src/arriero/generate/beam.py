@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from arriero.common.errors import ArrieroError
+from arriero.generate.limits import check_prompt
 from arriero.model.kv_cache import KVCache
 from arriero.model.transformer import Llama
 
@@ -54,7 +55,9 @@ def beam_search(
     Raises:
         ArrieroError: an empty prompt, a breadth or length below 1, or a prompt that doesn't fit the context.
     """
-    _check(model, prompt_ids, beams, max_tokens)
+    if beams < 1 or max_tokens < 1:
+        raise ArrieroError(f"beams and max_tokens must be at least 1, not {beams} and {max_tokens}")
+    check_prompt(prompt_ids, max_tokens, vocab=model.config.vocab_size, context=model.config.max_seq_len)
     weight = model.tok_embeddings.weight
     room = len(prompt_ids) + max_tokens
     cache = KVCache(model.config, 1, room, dtype=weight.dtype, device=weight.device)
@@ -103,16 +106,3 @@ def _bound(running: list[Beam], length: int, max_tokens: int, length_penalty: fl
     """The best score that any running beam can still reach: log-probabilities only fall."""
     divisor = max_tokens**length_penalty if length_penalty > 0 else (length + 1) ** length_penalty
     return max(beam.logprob for beam in running) / float(divisor)
-
-
-def _check(model: Llama, prompt_ids: Sequence[int], beams: int, max_tokens: int) -> None:
-    context = model.config.max_seq_len
-    if not prompt_ids:
-        raise ArrieroError("the prompt is empty: expected at least one token, e.g. the tokenizer's BOS")
-    if beams < 1 or max_tokens < 1:
-        raise ArrieroError(f"beams and max_tokens must be at least 1, not {beams} and {max_tokens}")
-    if len(prompt_ids) + max_tokens > context:
-        raise ArrieroError(
-            f"the prompt's {len(prompt_ids)} tokens and max_tokens {max_tokens} exceed the context of {context}: "
-            f"lower max_tokens or shorten the prompt"
-        )

@@ -16,6 +16,7 @@ from torch import nn
 from arriero.common.device import DTypeName
 from arriero.common.errors import ArrieroError
 from arriero.generate.batch import Batch
+from arriero.generate.limits import check_prompt
 from arriero.generate.request import Completion, Delta, FinishReason, Request, TokenLogprob
 from arriero.generate.row import Row, open_rows
 from arriero.generate.sampling import SamplingConfig
@@ -117,23 +118,7 @@ class Engine:
 
     def _check(self, request: Request) -> None:
         prompt, wanted = request.prompt_ids, request.sampling.max_tokens
-        vocab = self.model.config.vocab_size
-        if not prompt:
-            raise ArrieroError("the prompt is empty: expected at least one token, e.g. the tokenizer's BOS")
-        if min(prompt) < 0 or max(prompt) >= vocab:
-            bad = next(token for token in prompt if not 0 <= token < vocab)
-            raise ArrieroError(f"the prompt has token id {bad}, but the model's vocabulary is 0 to {vocab - 1}")
-        room = self.context - len(prompt)
-        if room < 1:
-            raise ArrieroError(
-                f"the prompt has {len(prompt)} tokens, which leaves no room in the context of {self.context}: "
-                f"shorten it by at least {1 - room}, or take a model with a longer context"
-            )
-        if wanted > room:
-            raise ArrieroError(
-                f"the prompt's {len(prompt)} tokens and max_tokens {wanted} exceed the context of {self.context}: "
-                f"lower max_tokens to {room}, or shorten the prompt by {wanted - room} tokens"
-            )
+        check_prompt(prompt, wanted, vocab=self.model.config.vocab_size, context=self.context)
         needed = (len(prompt) + wanted) * self.token_bytes
         if needed > self.max_cache_bytes:
             raise ArrieroError(
