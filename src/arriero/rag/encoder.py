@@ -1,0 +1,313 @@
+"""Encoders of the retriever: d(z) for passages, q(x) for queries (Lewis et al. 2020, arXiv 2005.11401, section 2.2).
+
+Both sides may share one tower (sentence-transformers) or have their own (DPR); they are never mixed. Texts are
+tokenised once, sorted by length and encoded in small batches, so little is padded; vectors are fp32 whatever the
+model's dtype. A text longer than the encoder's limit is cut at its end.
+
+Shapes: `B` texts of a batch, `T` tokens, `C` hidden size, `dim` size of the vector.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from arriero.common.device import pick_device
+from arriero.common.errors import ArrieroError, FormatError, NotFoundError, require
+from arriero.rag.encoder_folder import Tower, fingerprint, read_json, read_tower, weight_files
+
+Vectors = NDArray[np.float32]
+Advance = Callable[[int], None]
+# A batch is padded to its longest text and holds at most this many tokens: larger ones leave the caches of a CPU core.
+TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65536, "mps": 16384}
+
+
+class TextEncoder(Protocol):
+    """What the collection asks of an encoder."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+
+    @property
+    def dim(self) -> int:
+        """Size of a vector."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for two encoders only if they give the same vectors."""
+
+    def encode_queries(self, texts: Sequence[str]) -> Vectors:
+        """(N, dim), fp32."""
+
+    def encode_passages(self, texts: Sequence[str], advance: Advance | None = None) -> Vectors:
+        """(N, dim), fp32; `advance` is told how many more texts are done."""
+
+
+class Encoder:
+    """A pair of towers, whose weights are read when the first text comes."""
+
+    def __init__(self, query: Tower, passage: Tower, *, name: str, device: str = "auto") -> None:
+        if query.dim != passage.dim:
+            raise FormatError(f"{name}: queries have {query.dim} dimensions and passages {passage.dim}: expected equal")
+        self.name = name
+        self.dim = passage.dim
+        self.fingerprint = fingerprint(query, passage)
+        self.query = TowerModel(query, device)
+        self.passage = self.query if query == passage else TowerModel(passage, device)
+
+    def encode_queries(self, texts: Sequence[str]) -> Vectors:
+        """q(x) of each text: (N, dim), fp32."""
+        return self.query.encode(texts, self.query.tower.query_prompt)
+
+    def encode_passages(self, texts: Sequence[str], advance: Advance | None = None) -> Vectors:
+        """d(z) of each text: (N, dim), fp32."""
+        return self.passage.encode(texts, self.passage.tower.passage_prompt, advance)
+
+
+class TowerModel:
+    """One tower with its weights and tokenizer, read at the first use."""
+
+    def __init__(self, tower: Tower, device: str) -> None:
+        self.tower = tower
+        self._device_name = device
+        self._loaded: tuple[nn.Module, Any, nn.Module, torch.device] | None = None
+
+    def encode(self, texts: Sequence[str], prompt: str, advance: Advance | None = None) -> Vectors:
+        """Encode texts in any order of length; row i belongs to text i. Equal texts share one computation.
+
+        Raises:
+            ArrieroError: a text is no string.
+        """
+        if bad := next((text for text in texts if not isinstance(text, str)), None):
+            raise ArrieroError(f"texts to encode must be strings, not {type(bad).__name__}")
+        vectors = np.zeros((len(texts), self.tower.dim), dtype=np.float32)
+        if not len(texts):
+            return vectors
+        rows: dict[str, list[int]] = {}
+        for row, text in enumerate(texts):
+            rows.setdefault(text, []).append(row)
+        model, tokenizer, dense, device = self._load()
+        distinct = list(rows)
+        ids = self._tokenise(tokenizer, [prompt + text for text in distinct])
+        # Tokens of the prompt that the pooling leaves out: all but its closing special token.
+        skip = 0 if self.tower.pool_prompt or not prompt else len(self._tokenise(tokenizer, [prompt])[0]) - 1
+        for batch in _batches([len(row) for row in ids], TOKENS_PER_BATCH.get(device.type, 2048)):
+            with torch.inference_mode():
+                encoded = self._encode_batch(model, dense, device, [ids[index] for index in batch], skip)
+            for index, vector in zip(batch, encoded, strict=True):
+                vectors[rows[distinct[index]]] = vector
+            if advance is not None:
+                advance(sum(len(rows[distinct[index]]) for index in batch))
+        return vectors
+
+    def _tokenise(self, tokenizer: Any, texts: list[str]) -> list[list[int]]:
+        clean = [text.encode("utf-8", "replace").decode() for text in texts]  # half a surrogate pair is no text
+        return list(tokenizer(clean, truncation=True, max_length=self.tower.max_tokens)["input_ids"])
+
+    def _encode_batch(
+        self, model: nn.Module, dense: nn.Module, device: torch.device, ids: list[list[int]], skip: int
+    ) -> Vectors:
+        lengths = torch.tensor([len(row) for row in ids])
+        tokens = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in ids], batch_first=True)  # (B, T)
+        mask = torch.arange(tokens.shape[1]) < lengths[:, None]  # (B, T)
+        # Without a padded place no mask is given: attention then takes its faster road, to the same numbers.
+        whole = bool(mask.all())
+        tokens, mask = tokens.to(device), mask.to(device)
+        hidden = model(
+            input_ids=tokens, attention_mask=None if whole else mask.long()
+        ).last_hidden_state.float()  # (B, T, C)
+        kept = mask.clone()
+        kept[:, :skip] = False
+        pooled = torch.cat([pool(hidden, kept, mode) for mode in self.tower.pooling], dim=-1)  # (B, C × modes)
+        vectors = dense(pooled)  # (B, dim)
+        if self.tower.normalise:
+            vectors = nn.functional.normalize(vectors, dim=-1)
+        array: Vectors = vectors.float().cpu().numpy()
+        return array
+
+    def _load(self) -> tuple[nn.Module, Any, nn.Module, torch.device]:
+        if self._loaded is None:
+            transformers = require("transformers", extra="rag", purpose="encoding text")
+            device = pick_device(self._device_name)
+            with _quiet(transformers):
+                model = (
+                    _load_dpr(self.tower, transformers)
+                    if self.tower.kind == "dpr"
+                    else _load_auto(self.tower, transformers)
+                )
+                tokenizer = _load_tokenizer(self.tower, transformers)
+            dense = nn.Sequential(*[_load_dense(folder) for folder in self.tower.dense])
+            self._loaded = model.float().to(device).eval(), tokenizer, dense.float().to(device).eval(), device
+        return self._loaded
+
+
+def load_encoder(source: str | Path, *, query_source: str | Path | None = None, device: str = "auto") -> Encoder:
+    """Open an encoder: a folder, or a name that `arriero model get` knows.
+
+    Args:
+        source: folder or name of the encoder, or of its passage side. A folder with `question_encoder/` and
+            `ctx_encoder/` inside holds both sides of a DPR pair.
+        query_source: the query side, where it lies apart.
+        device: where it runs.
+
+    Raises:
+        NotFoundError: there is no such folder or name.
+        FormatError: the folder is no encoder that is supported.
+    """
+    folder = _find(source)
+    name = str(source) if not Path(source).is_dir() else folder.resolve().name
+    if (folder / "ctx_encoder").is_dir() and (folder / "question_encoder").is_dir():
+        query, passage = read_tower(folder / "question_encoder"), read_tower(folder / "ctx_encoder")
+    else:
+        passage = read_tower(folder)
+        query = passage if query_source is None else read_tower(_find(query_source))
+    if (query.kind == "dpr" and query.prefix.startswith("ctx")) or passage.prefix.startswith("question"):
+        raise FormatError(
+            f"{folder} is one side of a DPR pair: give a folder with question_encoder/ and ctx_encoder/ inside, "
+            "or the passage side with the query side beside it"
+        )
+    return Encoder(query, passage, name=name, device=device)
+
+
+def pool(hidden: Tensor, mask: Tensor, mode: str) -> Tensor:
+    """One vector a text out of its token vectors: (B, T, C), (B, T) bool → (B, C)."""
+    weights = mask[:, :, None].to(hidden.dtype)  # (B, T, 1)
+    if mode == "cls":
+        first = mask.int().argmax(dim=1)  # (B,)
+        return hidden[torch.arange(len(hidden), device=hidden.device), first]
+    if mode == "lasttoken":
+        last = mask.shape[1] - 1 - mask.flip(1).int().argmax(dim=1)  # (B,)
+        return hidden[torch.arange(len(hidden), device=hidden.device), last]
+    if mode == "max":
+        return hidden.masked_fill(~mask[:, :, None], float("-inf")).amax(dim=1)
+    if mode == "weightedmean":
+        weights = weights * torch.arange(1, mask.shape[1] + 1, device=hidden.device)[None, :, None]
+    total, count = (hidden * weights).sum(dim=1), weights.sum(dim=1).clamp(min=1e-9)  # (B, C), (B, 1)
+    return total / (count.sqrt() if mode == "mean_sqrt_len_tokens" else count)
+
+
+def _batches(lengths: list[int], budget: int) -> list[list[int]]:
+    """Indices in batches, longest first, each at most `budget` tokens when padded."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def _find(source: str | Path) -> Path:
+    if Path(source).is_dir():
+        return Path(source)
+    if isinstance(source, Path) or os.sep in source:
+        raise NotFoundError(f"no encoder folder at {source}")
+    from arriero.model.source import resolve  # reads the registry of names; a folder needs none of it
+
+    return resolve(source)
+
+
+def _load_auto(tower: Tower, transformers: Any) -> nn.Module:
+    files = weight_files(tower.weights)
+    if files[0].suffix != ".safetensors":
+        raise FormatError(f"{files[0]} is pickled: expected model.safetensors (save_pretrained writes it)")
+    try:
+        model, found = transformers.AutoModel.from_pretrained(
+            str(tower.weights),
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            dtype=torch.float32,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise FormatError(f"{tower.weights} does not load as an encoder ({str(error).splitlines()[0]})") from error
+    # transformers fills what is missing with random numbers; only the pooler, which no vector of ours uses, may be.
+    if missing := sorted(name for name in found["missing_keys"] if "pooler." not in name):
+        raise FormatError(f"{tower.weights} lacks {len(missing)} of the encoder's tensors, the first '{missing[0]}'")
+    encoder: nn.Module = model
+    return encoder
+
+
+def _load_dpr(tower: Tower, transformers: Any) -> nn.Module:
+    """BERT out of a DPR checkpoint: prefix removed; the pooler and the old `position_ids` buffer dropped."""
+    tensors: dict[str, Tensor] = {}
+    for path in weight_files(tower.weights):
+        tensors.update(_read_tensors(path))
+    kept = {
+        name.removeprefix(tower.prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(tower.prefix) and "pooler." not in name and not name.endswith("position_ids")
+    }
+    config = transformers.BertConfig.from_pretrained(str(tower.weights), local_files_only=True)
+    model: nn.Module = transformers.BertModel(config, add_pooling_layer=False)
+    try:
+        result = model.load_state_dict(kept, strict=False)
+    except RuntimeError as error:
+        raise FormatError(f"{tower.weights}: {str(error).splitlines()[-1].strip()}") from error
+    missing = [name for name in result.missing_keys if not name.endswith("position_ids")]
+    if missing or result.unexpected_keys:
+        wrong = (
+            f"lacks '{tower.prefix}{missing[0]}'"
+            if missing
+            else f"has the unknown tensor '{result.unexpected_keys[0]}'"
+        )
+        raise FormatError(f"{tower.weights} {wrong}: expected a DPR checkpoint of BERT")
+    return model
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise FormatError(f"{path} is truncated or no safetensors file ({error})") from error
+    # DPR's own releases are pickled; weights_only refuses everything in a pickle that is not a tensor.
+    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def _load_tokenizer(tower: Tower, transformers: Any) -> Any:
+    if tower.kind == "dpr":  # DPR's tokenizers are BERT's; naming it spares the look-up by model type
+        return transformers.BertTokenizer.from_pretrained(str(tower.weights), local_files_only=True)
+    return transformers.AutoTokenizer.from_pretrained(
+        str(tower.weights), local_files_only=True, trust_remote_code=False
+    )
+
+
+def _load_dense(folder: Path) -> nn.Module:
+    """A sentence-transformers `Dense` module: linear, then its activation."""
+    config = read_json(folder / "config.json")
+    layer = nn.Linear(config["in_features"], config["out_features"], bias=config.get("bias", True))
+    tensors = _read_tensors(weight_files(folder)[0])
+    layer.load_state_dict({name.removeprefix("linear."): tensor for name, tensor in tensors.items()})
+    activation = str(config.get("activation_function", "Tanh")).rpartition(".")[2]
+    known: dict[str, nn.Module] = {"Tanh": nn.Tanh(), "Identity": nn.Identity(), "ReLU": nn.ReLU(), "GELU": nn.GELU()}
+    if activation not in known:
+        raise FormatError(f"{folder / 'config.json'} asks for '{activation}': supported are {', '.join(known)}")
+    return nn.Sequential(layer, known[activation])
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Any:
+    """Without transformers' bar and remarks while weights load; what matters of them is raised as an error."""
+    logging = transformers.utils.logging
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()

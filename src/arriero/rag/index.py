@@ -1,0 +1,229 @@
+"""The vector index: inner products over passages, derived from the store and thrown away whenever in doubt.
+
+Exact search (`IndexFlatIP`) up to a measured size, then a native inner-product HNSW (Malkov & Yashunin 2016, arXiv
+1603.09320); the detour of mapping inner products to L2 distances loses most of the recall and is not taken. A filter
+always searches exactly among the allowed passages, before the best k are picked.
+
+A snapshot is one file that appears whole: FAISS's own bytes (`faiss.read_index` reads them), then a trailer with
+generation, token and checksum. What does not fit the store is built again from the store's vectors.
+
+Only this file imports faiss.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from arriero.common.errors import require
+from arriero.common.files import atomic_file
+
+Vectors = NDArray[np.float32]
+Ids = NDArray[np.int64]
+
+HNSW_FROM = 200_000
+"""Passages from which HNSW serves instead of exact search."""
+_LINKS = 32  # neighbours of a node; 16 loses recall on clustered vectors
+_EF_BUILD = 200
+_EF_SEARCH = 128
+_REBUILD_SHARE = 0.2  # of the nodes; above it, deleted ones cost more than a new graph
+_TIES = 16  # fetched beyond k, so that equal scores at the end are ordered by id
+_TRAILER = b"\narriero-index-trailer "
+
+
+class FaissIndex:
+    """An index in memory. Ids are added in ascending order, as the store gives them out."""
+
+    def __init__(self, dim: int, *, hnsw_from: int = HNSW_FROM) -> None:
+        self.dim = dim
+        self.hnsw_from = hnsw_from
+        self.deleted: set[int] = set()
+        self._faiss: Any = require("faiss", extra="rag", purpose="searching vectors")
+        self._index = self._flat()
+        self._ids: Ids = np.empty(0, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ids) - len(self.deleted)
+
+    @property
+    def kind(self) -> str:
+        """`flat` or `hnsw`."""
+        return "hnsw" if self._storage() is not self._inner() else "flat"
+
+    @property
+    def ids(self) -> Ids:
+        """Ids that a search can find, ascending."""
+        return self._ids[~np.isin(self._ids, list(self.deleted))] if self.deleted else self._ids
+
+    def add(self, ids: Ids, vectors: Vectors) -> None:
+        """Add passages: ids (N,) ascending and above all earlier ones, vectors (N, dim)."""
+        if not len(ids):
+            return
+        assert vectors.shape == (len(ids), self.dim)
+        assert (np.diff(ids) > 0).all()
+        assert not len(self._ids) or ids[0] > self._ids[-1]
+        if self.kind == "flat" and len(self._ids) + len(ids) >= self.hnsw_from:
+            self._become_hnsw()
+        self._index.add_with_ids(np.ascontiguousarray(vectors), ids)
+        self._ids = np.concatenate([self._ids, ids])
+
+    def remove(self, ids: Ids) -> None:
+        """Remove passages. HNSW keeps their nodes as stepping stones until too many of them are dead."""
+        ids = ids[np.isin(ids, self.ids)]
+        if not len(ids):
+            return
+        if self.kind == "flat":
+            self._index.remove_ids(self._faiss.IDSelectorBatch(ids))
+            self._ids = self._ids[~np.isin(self._ids, ids)]
+            return
+        self.deleted.update(ids.tolist())
+        if len(self.deleted) > _REBUILD_SHARE * len(self._ids):
+            self._rebuild()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.deleted, self._index, self._ids = set(), self._flat(), np.empty(0, dtype=np.int64)
+
+    def search(self, query: Vectors, k: int, allowed: Ids | None = None) -> list[int]:
+        """Ids of the passages with the k largest inner products with `query` (dim,), best first, equal ones by id.
+
+        Fewer come back where fewer exist; among `allowed` alone where that is given.
+        """
+        query = np.ascontiguousarray(query, dtype=np.float32)
+        if allowed is None:
+            found = self._nearest(query, k)
+        else:
+            found = self._among(query, k, np.intersect1d(allowed, self.ids))
+        return [number for _, number in sorted(found, key=lambda hit: (-hit[0], hit[1]))[:k]]
+
+    def _nearest(self, query: Vectors, k: int) -> list[tuple[float, int]]:
+        live = len(self)
+        if self.kind == "flat":
+            return _widen(lambda fetch: self._run(self._index, query, fetch, None), k, live)
+        ids = np.fromiter(self.deleted, dtype=np.int64, count=len(self.deleted))
+        selector = self._faiss.IDSelectorNot(self._faiss.IDSelectorBatch(ids))
+        fetch = min(k + _TIES, live)
+        depth = max(_EF_SEARCH, 2 * fetch)
+        parameters = self._faiss.SearchParametersHNSW(efSearch=depth, sel=selector)
+        found = self._run(self._index, query, fetch, parameters)
+        # A walk through the graph can end among deleted nodes; an exact search then finds what it missed.
+        return found if len(found) >= min(k, live) else self._among(query, k, self.ids)
+
+    def _among(self, query: Vectors, k: int, allowed: Ids) -> list[tuple[float, int]]:
+        """Exact search among some passages, through the flat vectors that lie under either kind."""
+        if not len(allowed):
+            return []
+        positions = np.searchsorted(self._ids, allowed).astype(np.int64)
+        parameters = self._faiss.SearchParameters(sel=self._faiss.IDSelectorBatch(positions))
+        found = _widen(lambda fetch: self._run(self._storage(), query, fetch, parameters), k, len(allowed))
+        return [(score, int(self._ids[position])) for score, position in found]
+
+    def _run(self, index: Any, query: Vectors, fetch: int, parameters: Any) -> list[tuple[float, int]]:
+        if fetch < 1:
+            return []
+        scores, ids = index.search(query[None], fetch, params=parameters)
+        # FAISS fills up with −1 where it has too few.
+        return [(float(score), int(number)) for score, number in zip(scores[0], ids[0], strict=True) if number >= 0]
+
+    def _flat(self) -> Any:
+        return self._faiss.IndexIDMap(self._faiss.IndexFlatIP(self.dim))
+
+    def _inner(self) -> Any:
+        return self._faiss.downcast_index(self._index.index)
+
+    def _storage(self) -> Any:
+        """The flat vectors, by position."""
+        inner = self._inner()
+        return self._faiss.downcast_index(inner.storage) if isinstance(inner, self._faiss.IndexHNSW) else inner
+
+    def _vectors(self) -> Vectors:
+        storage = self._storage()
+        vectors: Vectors = self._faiss.rev_swig_ptr(storage.get_xb(), storage.ntotal * self.dim).reshape(-1, self.dim)
+        return vectors
+
+    def _become_hnsw(self) -> None:
+        ids, vectors = self._ids, self._vectors().copy()
+        graph = self._faiss.IndexHNSWFlat(self.dim, _LINKS, self._faiss.METRIC_INNER_PRODUCT)
+        graph.hnsw.efConstruction = _EF_BUILD
+        self._index = self._faiss.IndexIDMap(graph)
+        if len(ids):
+            self._index.add_with_ids(vectors, ids)
+
+    def _rebuild(self) -> None:
+        alive = ~np.isin(self._ids, list(self.deleted))
+        ids, vectors = self._ids[alive], self._vectors()[alive]
+        self.clear()
+        self.add(ids, vectors)
+
+    def save(self, path: Path, *, generation: int, token: str) -> None:
+        """Write a snapshot, whole or not at all."""
+        with atomic_file(path) as aside:
+            try:
+                self._faiss.write_index(self._index, str(aside))
+            except RuntimeError as error:  # FAISS's way to say that the disk is full
+                raise OSError(f"FAISS could not write {path.name} ({str(error).splitlines()[0]})") from error
+            trailer = {
+                "generation": generation,
+                "token": token,
+                "deleted": sorted(self.deleted),
+                "sha256": _digest(aside, aside.stat().st_size),
+            }
+            with aside.open("ab") as file:
+                body = json.dumps(trailer).encode()
+                file.write(_TRAILER + body + len(body).to_bytes(8, "little"))
+
+    @classmethod
+    def load(
+        cls, path: Path, *, dim: int, tokens: Sequence[str], hnsw_from: int = HNSW_FROM
+    ) -> "tuple[FaissIndex, int] | None":
+        """Read a snapshot and its generation; None where it is absent, damaged or has none of the tokens."""
+        trailer, size = _read_trailer(path)
+        if trailer.get("token") not in tokens or trailer["sha256"] != _digest(path, size):
+            return None
+        index = cls(dim, hnsw_from=hnsw_from)
+        index._index = index._faiss.downcast_index(index._faiss.read_index(str(path)))
+        index._ids = index._faiss.vector_to_array(index._index.id_map)
+        index.deleted = set(trailer["deleted"])
+        return index, int(trailer["generation"])
+
+
+def _widen(search: Callable[[int], list[tuple[float, int]]], k: int, total: int) -> list[tuple[float, int]]:
+    """Fetch beyond k until the k-th score's equals are all there, so that ids and not chance decide among them."""
+    fetch = min(k + _TIES, total)
+    while True:
+        found = search(fetch)
+        if fetch >= total or len(found) <= k or found[-1][0] < found[k - 1][0]:
+            return found
+        fetch = min(2 * fetch, total)
+
+
+def _read_trailer(path: Path) -> tuple[dict[str, Any], int]:
+    """A snapshot's trailer and the length of what lies before it; ({}, 0) where there is none."""
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, 2)
+            file.seek(max(0, end - 8))
+            length = int.from_bytes(file.read(8), "little")
+            start = end - 8 - length - len(_TRAILER)
+            if start < 0:
+                return {}, 0
+            file.seek(start)
+            if file.read(len(_TRAILER)) != _TRAILER:
+                return {}, 0
+            return json.loads(file.read(length)), start
+    except (OSError, ValueError):
+        return {}, 0
+
+
+def _digest(path: Path, size: int) -> str:
+    """SHA-256 of the first `size` bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while size > 0 and (block := file.read(min(size, 1 << 20))):
+            digest.update(block)
+            size -= len(block)
+    return digest.hexdigest()

@@ -1,0 +1,89 @@
+"""Where documents come from: which files a source holds, where they lie, and what they are called.
+
+A location is a path relative to the collection's folder, in the bytes of the file system, so that a collection moved
+along with its documents still finds them, and a name that is no valid Unicode is still a name.
+"""
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from arriero.rag.folders import walk
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file that a source holds."""
+
+    path: Path
+    location: bytes
+    name: str
+    """What it would be called if nothing else had that name."""
+
+
+def locate(path: Path, collection: Path) -> bytes:
+    """A path's location, as stored."""
+    parent = (
+        path.absolute().parent.resolve()
+    )  # the folder may be reached by a link; a file that is a link keeps its name
+    whole = path.resolve() if path.name in ("", "..") else parent / path.name
+    return os.fsencode(os.path.relpath(whole, collection.resolve()))
+
+
+def place(location: bytes, collection: Path) -> Path:
+    """The path that a location means from here."""
+    return Path(os.path.normpath(collection.resolve() / os.fsdecode(location)))
+
+
+def is_under(location: bytes, folder: bytes) -> bool:
+    """Whether a location is the folder's own or below it."""
+    if folder == b".":  # the collection's own folder
+        return not location.startswith(b"../") and location != b".."
+    return location == folder or location.startswith(folder + b"/")
+
+
+def source_files(source: Path, collection: Path, skipped: Counter[str] | None = None) -> Iterator[SourceFile]:
+    """Files of a source in order of their names: the file itself, or the documents in a folder and below."""
+    root = source.resolve() if source.is_dir() else source.absolute().parent
+    start = root if source.is_dir() else root / source.name
+    for path in walk([start], skipped):
+        called = f"{root.name}/{path.relative_to(root).as_posix()}" if source.is_dir() else path.name
+        yield SourceFile(path, locate(path, collection), printable(called.lstrip("/")))
+
+
+def pick_name(file: SourceFile, taken: Container[str]) -> str:
+    """The file's name, with as many of its folders before it as tell it from those that are taken."""
+    name, parents = file.name, list(file.path.absolute().parts[:-1])
+    depth = file.name.count("/")
+    for folder in reversed(parents[1 : len(parents) - depth]):
+        if name not in taken:
+            return name
+        name = printable(f"{folder}/{name}")
+    number = 2
+    candidate = name
+    while candidate in taken:
+        candidate = f"{name} ({number})"
+        number += 1
+    return candidate
+
+
+def printable(name: str) -> str:
+    """A file's name as text: bytes that are no UTF-8, control and direction characters as escapes.
+
+    A name goes into prompts and citations, where a line break or a turned direction would tell lies.
+    """
+    escaped = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(char if _is_plain(char) else char.encode("unicode_escape").decode("ascii") for char in escaped)
+
+
+def same_name(first: str, second: str) -> bool:
+    """Whether two names look the same: composed and decomposed accents are one."""
+    return unicodedata.normalize("NFC", first) == unicodedata.normalize("NFC", second)
+
+
+def _is_plain(char: str) -> bool:
+    joiners = "\u200c\u200d"  # spelling in Persian and in emoji
+    return char in joiners or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
