@@ -22,9 +22,9 @@ class ChatEncoder:
     """Encodes rendered chats with one vocabulary."""
 
     def __init__(
-        self, backend: tokenizers.Tokenizer, added: Mapping[int, Any], encode_text: Callable[[str], list[int]]
+        self, backend: tokenizers.Tokenizer, added: Mapping[int, Any], encode_text: Callable[[str, bool], list[int]]
     ) -> None:
-        """`encode_text` encodes text with control tokens switched off."""
+        """`encode_text` encodes text with control tokens switched off, and is told whether it begins the chat."""
         self._backend = backend
         self._encode_text = encode_text
         self._special = {token.content: token_id for token_id, token in added.items() if token.special}
@@ -58,10 +58,10 @@ class ChatEncoder:
     def _join(self, marked: str, own: list[tuple[int, int, int]], mark: str) -> Iterator[int]:
         position = 0
         for token_id, start, end in own:
-            yield from self._encode_text(marked[position:start].replace(mark, ""))
+            yield from self._encode_text(marked[position:start].replace(mark, ""), position == 0)
             yield token_id
             position = end
-        yield from self._encode_text(marked[position:].replace(mark, ""))
+        yield from self._encode_text(marked[position:].replace(mark, ""), position == 0)
 
 
 def _mark(messages: Sequence[Message], mark: str) -> list[Message]:

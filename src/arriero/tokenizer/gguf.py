@@ -1,84 +1,28 @@
-"""Tokenizers embedded in GGUF files: the key-value section of the file, and the vocabulary in it.
+"""Tokenizers embedded in GGUF files: from a file's key-value pairs, and to them.
 
-The section's layout is that of the GGUF specification, versions 2 and 3 (little-endian). It is read here directly,
-because the `gguf` package maps every single string of a vocabulary (seconds, where this takes a tenth).
+Keys and defaults are llama.cpp's. Byte-level BPE is `tokenizer.ggml.model` = `gpt2`, whose `.pre` names the way text is
+split into words; SentencePiece is `llama`, whose scores rank the merges.
 """
 
-import struct
+import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from arriero.common.errors import FormatError
 from arriero.tokenizer.tokenizer import END_OF_TURN, Tokenizer
 from arriero.tokenizer.vocabulary import (
+    PRE_TOKENIZERS,
     Kind,
     Normalization,
     Vocabulary,
     build_byte_level,
     build_sentencepiece,
     rank_merges,
+    split_words,
 )
 
-_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_STRING, _ARRAY = 8, 9
 _PREFIX = "tokenizer.ggml."
-
-
-def read_metadata(path: Path) -> dict[str, Any]:
-    """The key-value pairs of a GGUF file, as Python values.
-
-    Raises:
-        FormatError: the file is missing, truncated, or no GGUF.
-    """
-    try:
-        with path.open("rb") as file:
-            return _Reader(file, path.stat().st_size).read()
-    except OSError as error:
-        raise FormatError(f"{path} cannot be read: {error.strerror}") from error
-    except (FormatError, struct.error, UnicodeDecodeError, KeyError) as error:
-        reason = str(error) if isinstance(error, FormatError) else "its key-value section is damaged"
-        raise FormatError(f"{path} is no readable GGUF file: {reason}") from error
-
-
-class _Reader:
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file, self._size = file, size
-
-    def read(self) -> dict[str, Any]:
-        if self._take(4) != b"GGUF":
-            raise FormatError("it does not begin with GGUF")
-        (version,) = self._unpack("I")
-        if version not in (2, 3):
-            raise FormatError(f"version {version} is not supported: expected 2 or 3, little-endian")
-        _tensors, pairs = self._unpack("QQ")
-        return {self._string(): self._value(*self._unpack("I")) for _ in range(pairs)}
-
-    def _value(self, kind: int) -> Any:
-        if kind == _STRING:
-            return self._string()
-        if kind != _ARRAY:
-            return self._unpack(_NUMBERS[kind])[0]
-        item, length = self._unpack("IQ")
-        if item == _STRING:
-            return [self._string() for _ in range(length)]
-        if item == _ARRAY:
-            return [self._value(_ARRAY) for _ in range(length)]
-        return list(self._unpack(f"{length}{_NUMBERS[item]}"))
-
-    def _string(self) -> str:
-        return self._take(*self._unpack("Q")).decode()
-
-    def _unpack(self, layout: str) -> tuple[Any, ...]:
-        return struct.unpack(f"<{layout}", self._take(struct.calcsize(f"<{layout}")))
-
-    def _take(self, count: int) -> bytes:
-        if count > self._size:  # before anything of that size is allocated
-            raise FormatError("it is truncated or damaged")
-        data = self._file.read(count)
-        if len(data) != count:
-            raise FormatError("it is truncated")
-        return data
+_IDS = {"bos_id": "bos_token_id", "eos_id": "eos_token_id", "pad_id": "padding_token_id", "unk_id": "unknown_token_id"}
 
 
 def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
@@ -91,35 +35,74 @@ def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     if model not in ("gpt2", "llama"):
         named = f"tokenizer model '{model}' is not supported" if model else f"there is no {_PREFIX}model"
         raise FormatError(f"{named}: expected gpt2 (byte-level BPE) or llama (SentencePiece)")
-    vocabulary = _read_vocabulary(metadata)
+    ids = {name: metadata.get(f"{_PREFIX}{key}") for name, key in _IDS.items()}
+    turn_ends = [metadata[key] for name in ("eot", "eom") if (key := f"{_PREFIX}{name}_token_id") in metadata]
+    vocabulary = _read_vocabulary(
+        metadata, {token_id for token_id in (*ids.values(), *turn_ends) if token_id is not None}
+    )
     if model == "gpt2":
         pre = metadata.get(f"{_PREFIX}pre", "default")
         backend = build_byte_level(vocabulary, _read_merges(metadata), pre)
-        adds_bos = pre in ("llama-bpe", "llama3", "llama-v3")  # what llama.cpp does where the file does not say
+        adds_bos = PRE_TOKENIZERS[pre] == "llama-bpe"  # what llama.cpp does where the file does not say
     else:
-        prefix = bool(metadata.get(f"{_PREFIX}add_space_prefix", True))
         scores = metadata.get(f"{_PREFIX}scores", [])
         merges = rank_merges(vocabulary, scores) if len(set(scores)) > 1 else _read_merges(metadata)
+        prefix = bool(metadata.get(f"{_PREFIX}add_space_prefix", True))
         backend = build_sentencepiece(vocabulary, merges, Normalization(dummy_prefix=prefix))
         adds_bos = True
     return Tokenizer(
         backend,
-        bos_id=_special(metadata, "bos"),
-        eos_id=_special(metadata, "eos"),
-        pad_id=_special(metadata, "padding"),
-        unk_id=_special(metadata, "unknown"),
+        **ids,
         add_bos=bool(metadata.get(f"{_PREFIX}add_bos_token", adds_bos)),
         add_eos=bool(metadata.get(f"{_PREFIX}add_eos_token", False)),
-        stop_ids=[token_id for name in ("eot", "eom") if (token_id := _special(metadata, name)) is not None],
+        stop_ids=turn_ends,
         chat_template=metadata.get("tokenizer.chat_template"),
     )
 
 
-def _read_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
+def to_gguf(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The key-value pairs that describe `tokenizer`, so that `from_gguf` and llama.cpp read the same one back.
+
+    Raises:
+        FormatError: GGUF has no name for its pre-tokenizer, or its merges are not those of any scores.
+    """
+    state = json.loads(tokenizer.backend.to_str())
+    if state["model"]["type"] != "BPE":
+        raise FormatError(f"a {state['model']['type']} vocabulary cannot be written to GGUF: expected BPE")
+    merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in state["model"]["merges"]]
+    tokens = [tokenizer.backend.id_to_token(token_id) or f"[PAD{token_id}]" for token_id in range(tokenizer.vocab_size)]
+    kinds = _kinds(tokenizer, state)
+    pairs: dict[str, Any]
+    if tokenizer.byte_level:
+        pre = _name_words(state["pre_tokenizer"])
+        pairs = {"model": "gpt2", "pre": pre, "merges": [f"{left} {right}" for left, right in merges]}
+    else:
+        vocabulary = Vocabulary(tokens=tokens, kinds=kinds, controls=tokenizer.special_ids)
+        prefix = _has_prefix(state)
+        pairs = {"model": "llama", "pre": "default", "scores": _score(vocabulary, merges), "add_space_prefix": prefix}
+    pairs |= {"tokens": tokens, "token_type": [int(kind) for kind in kinds]}
+    pairs |= {"add_bos_token": tokenizer.add_bos, "add_eos_token": tokenizer.add_eos}
+    named = {
+        "bos_id": tokenizer.bos_id,
+        "eos_id": tokenizer.eos_id,
+        "pad_id": tokenizer.pad_id,
+        "unk_id": tokenizer.unk_id,
+    }
+    pairs |= {_IDS[name]: token_id for name, token_id in named.items() if token_id is not None}
+    turn_ends = [
+        token_id for token_id in tokenizer.stop_ids if tokens[token_id] in ("<|eot_id|>", "<|im_end|>", "<|end|>")
+    ]
+    if turn_ends and turn_ends != [tokenizer.eos_id]:
+        pairs["eot_token_id"] = min(turn_ends)
+    metadata = {f"{_PREFIX}{key}": value for key, value in pairs.items()}
+    if tokenizer.chat_template is not None:
+        metadata["tokenizer.chat_template"] = tokenizer.chat_template.source
+    return metadata
+
+
+def _read_vocabulary(metadata: Mapping[str, Any], named: set[int]) -> Vocabulary:
     tokens = metadata.get(f"{_PREFIX}tokens", [])
     kinds = metadata.get(f"{_PREFIX}token_type", [Kind.NORMAL] * len(tokens))
-    names = ("bos", "eos", "padding", "unknown", "eot", "eom")
-    named = {token_id for name in names if (token_id := _special(metadata, name)) is not None}
     users = (token_id for token_id, kind in enumerate(kinds[: len(tokens)]) if kind == Kind.USER)
     turns = {token_id for token_id in users if tokens[token_id] in END_OF_TURN}
     return Vocabulary(tokens=tokens, kinds=kinds, controls=frozenset(turns | named))
@@ -128,18 +111,75 @@ def _read_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
 def _read_merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
     merges = metadata.get(f"{_PREFIX}merges")
     if not merges:
-        raise FormatError(
-            f"there are no {_PREFIX}merges" + ("" if metadata.get(f"{_PREFIX}model") == "gpt2" else " and no scores")
-        )
+        more = "" if metadata.get(f"{_PREFIX}model") == "gpt2" else f" and no {_PREFIX}scores"
+        raise FormatError(f"there are no {_PREFIX}merges{more}")
     pairs = []
     for merge in merges:
-        left, space, right = merge.partition(" ")
-        if not (left and space and right):
+        left, _, right = merge.partition(" ")
+        if not (left and right):
             raise FormatError(f"merge {merge!r} is not two tokens with a space between")
         pairs.append((left, right))
     return pairs
 
 
-def _special(metadata: Mapping[str, Any], name: str) -> int | None:
-    token_id = metadata.get(f"{_PREFIX}{name}_token_id")
-    return None if token_id is None else int(token_id)
+def _kinds(tokenizer: Tokenizer, state: dict[str, Any]) -> list[Kind]:
+    model = state["model"]
+    kinds = [Kind.UNUSED] * tokenizer.vocab_size
+    for token, token_id in model["vocab"].items():
+        is_byte = model["byte_fallback"] and len(token) == 6 and token.startswith("<0x") and token.endswith(">")
+        kinds[token_id] = Kind.BYTE if is_byte else Kind.NORMAL
+    for token in state["added_tokens"]:
+        kinds[token["id"]] = Kind.CONTROL if token["special"] else Kind.USER
+    if not tokenizer.byte_level and tokenizer.unk_id is not None:
+        kinds[tokenizer.unk_id] = Kind.UNKNOWN
+    return kinds
+
+
+def _name_words(state: dict[str, Any] | None) -> str:
+    for way in ("smollm", "llama-bpe", "gpt-2"):
+        if state is not None and _comparable(state) == _comparable(json.loads(split_words(way).__getstate__())):
+            return way
+    raise FormatError("its pre-tokenizer has no name in GGUF that we know: expected that of smollm, llama-bpe or gpt-2")
+
+
+def _comparable(state: dict[str, Any]) -> Any:
+    """A pre-tokenizer's state without what does not change its words; a sequence of one is that one."""
+    steps = state.get("pretokenizers", [state])
+    return [{key: value for key, value in step.items() if key != "trim_offsets"} for step in steps]
+
+
+def _has_prefix(state: dict[str, Any]) -> bool:
+    """Whether a SentencePiece pipeline puts a space before the text.
+
+    Raises:
+        FormatError: it does more to the text than GGUF can say.
+    """
+    normalizer, words = state["normalizer"] or {"type": "Sequence", "normalizers": []}, state["pre_tokenizer"]
+    steps = [step["type"] for step in normalizer.get("normalizers", [normalizer])]
+    metaspace = words is not None and words["type"] == "Metaspace"
+    if steps in (["Prepend", "Replace"], ["Replace"]) and words is None:
+        return len(steps) == 2
+    if not steps and metaspace and not words["split"]:
+        return bool(words["prepend_scheme"] != "never")
+    raise FormatError("its normaliser cannot be described in GGUF: expected SentencePiece's identity")
+
+
+def _score(vocabulary: Vocabulary, merges: list[tuple[str, ...]]) -> list[float]:
+    """Scores that rank the merges: minus the place of the first merge that makes a token.
+
+    Raises:
+        FormatError: scored pieces would merge otherwise.
+    """
+    places: dict[str, int] = {}
+    for left, right in merges:
+        places.setdefault(left + right, len(places))
+    last = -float(len(places))
+    scores = [
+        -float(places[token]) if token in places else last if kind == Kind.NORMAL else 0.0
+        for token, kind in zip(vocabulary.tokens, vocabulary.kinds, strict=True)
+    ]
+    ranked = rank_merges(vocabulary, scores)
+    products = [left + right for left, right in ranked]
+    if set(ranked) != set(merges) or products != [left + right for left, right in merges]:
+        raise FormatError("its merges cannot be written as SentencePiece scores, which is all that GGUF has for them")
+    return scores

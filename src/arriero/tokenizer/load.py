@@ -9,7 +9,8 @@ import tokenizers
 from tokenizers import AddedToken
 
 from arriero.common.errors import FormatError
-from arriero.tokenizer.gguf import from_gguf, read_metadata
+from arriero.common.gguf_header import read_header
+from arriero.tokenizer.gguf import from_gguf
 from arriero.tokenizer.spm import load_sentencepiece
 from arriero.tokenizer.tokenizer import Tokenizer
 
@@ -32,7 +33,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     """
     file = _find_file(path)
     if file.suffix == ".gguf":
-        metadata = read_metadata(file)
+        metadata = read_header(file).metadata
         try:
             return from_gguf(metadata)
         except FormatError as error:

@@ -1,7 +1,7 @@
 """SentencePiece `.model` files (LLaMA's and Llama 2's own) as `tokenizers` pipelines.
 
-Pieces, scores and kinds come from the `sentencepiece` package, which also checks the file. Its normaliser settings are
-not in that package's interface, so the two messages that hold them are read from the file's protocol-buffer bytes.
+Pieces and scores come from the `sentencepiece` package, which also checks the file. Kinds of pieces and the
+normaliser's settings are not in that package's interface, so they are read from the file's protocol-buffer bytes.
 """
 
 from collections.abc import Iterator
@@ -12,10 +12,11 @@ from arriero.common.errors import FormatError, require
 from arriero.tokenizer.tokenizer import Tokenizer
 from arriero.tokenizer.vocabulary import Kind, Normalization, Vocabulary, build_sentencepiece, rank_merges
 
-_TRAINER, _NORMALIZER = 2, 3  # fields of ModelProto
+_PIECE, _TRAINER, _NORMALIZER = 1, 2, 3  # fields of ModelProto
+_KIND = 3  # field of SentencePiece
 _MODEL_TYPE = 3  # field of TrainerSpec
 _MODEL_TYPES = {1: "Unigram", 2: "BPE", 3: "word", 4: "character"}
-_CHARACTER_MAP, _DUMMY_PREFIX, _MERGE_SPACES, _ESCAPE = 2, 3, 4, 5  # fields of NormalizerSpec
+_CHARACTER_MAP, _DUMMY_PREFIX, _MERGE_SPACES = 2, 3, 4  # fields of NormalizerSpec
 
 
 def load_sentencepiece(path: Path, **options: Any) -> Tokenizer:
@@ -29,48 +30,31 @@ def load_sentencepiece(path: Path, **options: Any) -> Tokenizer:
     data = path.read_bytes()
     processor = library.SentencePieceProcessor()
     try:
-        if not data:
-            raise RuntimeError("it is empty")
         processor.LoadFromSerializedProto(data)
         messages = dict(_fields(data, wanted=(_TRAINER, _NORMALIZER)))
-        kind = dict(_fields(messages.get(_TRAINER, b""))).get(_MODEL_TYPE, 1)
+        pieces = [dict(_fields(message)) for _, message in _fields(data, wanted=(_PIECE,))]
+        model_type = dict(_fields(messages.get(_TRAINER, b""))).get(_MODEL_TYPE, 1)
         settings = dict(_fields(messages.get(_NORMALIZER, b"")))
     except (RuntimeError, IndexError, TypeError) as error:
         raise FormatError(f"{path} is no SentencePiece model: {' '.join(str(error).split())}") from error
-    if kind != 2:
-        name = _MODEL_TYPES.get(kind, f"type {kind}")
+    if model_type != 2:
+        name = _MODEL_TYPES.get(model_type, f"type {model_type}")
         raise FormatError(f"{path} is a SentencePiece {name} model: only BPE is supported, which every LLaMA uses")
-    ids = range(processor.GetPieceSize())
-    special = {
-        "bos_id": processor.bos_id(), "eos_id": processor.eos_id(), "pad_id": processor.pad_id(), "unk_id":
-        processor.unk_id()
-    }  # fmt: skip
+    ids = {f"{name}_id": getattr(processor, f"{name}_id")() for name in ("bos", "eos", "pad", "unk")}
+    named = {name: token_id for name, token_id in ids.items() if token_id >= 0}
     vocabulary = Vocabulary(
-        tokens=[processor.IdToPiece(i) for i in ids],
-        kinds=[_kind(processor, i) for i in ids],
-        controls=frozenset(token_id for token_id in special.values() if token_id >= 0),
+        tokens=[processor.IdToPiece(token_id) for token_id in range(processor.GetPieceSize())],
+        kinds=[piece.get(_KIND, Kind.NORMAL) for piece in pieces],
+        controls=frozenset(named.values()),
     )
     normalization = Normalization(
         dummy_prefix=bool(settings.get(_DUMMY_PREFIX, 1)),
         merge_spaces=bool(settings.get(_MERGE_SPACES, 1)),
         character_map=settings.get(_CHARACTER_MAP, b""),
     )
-    merges = rank_merges(vocabulary, [processor.GetScore(i) for i in ids])
-    backend = build_sentencepiece(vocabulary, merges, normalization)
-    named = {name: token_id for name, token_id in special.items() if token_id >= 0}
+    merges = rank_merges(vocabulary, [processor.GetScore(token_id) for token_id in range(len(vocabulary.tokens))])
+    backend = build_sentencepiece(vocabulary, merges, normalization, user_pieces_in_text=True)
     return Tokenizer(backend, **({"add_bos": True} | named | options))
-
-
-def _kind(processor: Any, token_id: int) -> Kind:
-    if processor.IsUnknown(token_id):
-        return Kind.UNKNOWN
-    if processor.IsControl(token_id):
-        return Kind.CONTROL
-    if processor.IsByte(token_id):
-        return Kind.BYTE
-    if processor.IsUnused(token_id):
-        return Kind.UNUSED
-    return Kind.NORMAL
 
 
 def _fields(message: bytes, wanted: tuple[int, ...] = ()) -> Iterator[tuple[int, Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import processors
+from tokenizers import pre_tokenizers, processors
 
 from arriero.common.errors import ArrieroError
 from arriero.common.files import atomic_file
@@ -55,7 +55,7 @@ class Tokenizer:
         backend.no_truncation()
         self._added = backend.get_added_tokens_decoder()
         self._special = frozenset(token_id for token_id, token in self._added.items() if token.special)
-        self._plain = _ignore_special(backend, self._added)
+        self._plain = _ignore_special(backend, self._added, backend.pre_tokenizer)
         self.vocab_size: int = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
         """One more than the highest id: the least number of rows of the embedding."""
         self._spelling = read_spelling(backend)
@@ -69,6 +69,11 @@ class Tokenizer:
         """The named special tokens, as chat templates know them: `bos_token`, `eos_token`, `pad_token`, `unk_token`."""
         ids = {"bos_token": self.bos_id, "eos_token": self.eos_id, "pad_token": self.pad_id, "unk_token": self.unk_id}
         return {name: self._token(token_id) for name, token_id in ids.items() if token_id is not None}
+
+    @property
+    def byte_level(self) -> bool:
+        """Whether tokens are bytes (GPT-2's BPE) rather than SentencePiece's pieces."""
+        return self._spelling.kind == "bytes"
 
     @property
     def special_ids(self) -> frozenset[int]:
@@ -165,7 +170,13 @@ class Tokenizer:
 
     @cached_property
     def _chat_encoder(self) -> ChatEncoder:
-        return ChatEncoder(self.backend, self._added, lambda text: self.encode(text, bos=False, eos=False))
+        inner = _ignore_special(self.backend, self._added, _without_prefix(self.backend.pre_tokenizer))
+        texts = {True: self._plain, False: inner}
+
+        def encode_text(text: str, begins: bool) -> list[int]:
+            return self._spell_out(texts[begins].encode(text, add_special_tokens=False).ids)
+
+        return ChatEncoder(self.backend, self._added, encode_text)
 
     def _token(self, token_id: int) -> str:
         return self.backend.id_to_token(token_id) or ""
@@ -202,16 +213,25 @@ class Tokenizer:
         return processors.TemplateProcessing(single=single, pair=f"{single} {second}", special_tokens=tokens)
 
 
-def _ignore_special(backend: tokenizers.Tokenizer, added: dict[int, Any]) -> tokenizers.Tokenizer:
+def _ignore_special(
+    backend: tokenizers.Tokenizer, added: dict[int, Any], words: pre_tokenizers.PreTokenizer | None
+) -> tokenizers.Tokenizer:
     """A tokenizer over the same vocabulary (shared, not copied) to which control tokens' names are text."""
     plain = tokenizers.Tokenizer(backend.model)
     if backend.normalizer is not None:
         plain.normalizer = backend.normalizer
-    if backend.pre_tokenizer is not None:
-        plain.pre_tokenizer = backend.pre_tokenizer
+    if words is not None:
+        plain.pre_tokenizer = words
     plain.add_tokens([added[token_id] for token_id in sorted(added)])
     plain.encode_special_tokens = True
     return plain
+
+
+def _without_prefix(words: pre_tokenizers.PreTokenizer | None) -> pre_tokenizers.PreTokenizer | None:
+    """For text after a control token: a Metaspace that puts its space before the `first` piece only puts none here."""
+    if isinstance(words, pre_tokenizers.Metaspace) and words.prepend_scheme == "first":
+        return pre_tokenizers.Metaspace(replacement=words.replacement, prepend_scheme="never", split=words.split)
+    return words
 
 
 def _check_unicode(text: str) -> None:

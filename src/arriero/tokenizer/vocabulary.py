@@ -5,6 +5,7 @@ words first. SentencePiece BPE (Kudo and Richardson 2018, arXiv 1808.06226) is g
 the adjacent pair whose union has the best score, which is a merge list sorted by score.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -103,28 +104,51 @@ def build_byte_level(vocabulary: Vocabulary, merges: Sequence[tuple[str, str]], 
         raise FormatError(f"pre-tokenizer '{pre}' is not supported: expected {', '.join(PRE_TOKENIZERS)}")
     way = PRE_TOKENIZERS[pre]
     backend = tokenizers.Tokenizer(_merge_model(vocabulary, merges, ignore_merges=way == "llama-bpe"))
-    words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=way != "llama-bpe")
-    if way == "llama-bpe":
-        backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3_WORDS), "isolated"), words])
-    elif way == "smollm":
-        backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), words])
-    else:
-        backend.pre_tokenizer = words
+    backend.pre_tokenizer = split_words(way)
     backend.decoder = decoders.ByteLevel()
     backend.add_tokens(vocabulary.added_tokens())
     return backend
 
 
+def split_words(way: str) -> pre_tokenizers.PreTokenizer:
+    """The splitting of text into words before byte-level merges: `smollm`, `llama-bpe` or `gpt-2`."""
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=way != "llama-bpe")
+    if way == "llama-bpe":
+        return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(LLAMA3_WORDS), "isolated"), words])
+    if way == "smollm":
+        return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), words])
+    return words
+
+
 def build_sentencepiece(
-    vocabulary: Vocabulary, merges: Sequence[tuple[str, str]], normalization: Normalization
+    vocabulary: Vocabulary,
+    merges: Sequence[tuple[str, str]],
+    normalization: Normalization,
+    *,
+    user_pieces_in_text: bool = False,
 ) -> tokenizers.Tokenizer:
-    """SentencePiece BPE, with byte fallback where the vocabulary has the 256 byte tokens."""
+    """SentencePiece BPE, with byte fallback where the vocabulary has the 256 byte tokens.
+
+    User-defined pieces are matched whole. As `sentencepiece` does it (`user_pieces_in_text`) they stay a part of the
+    text around them; elsewhere (added tokens of a fine-tuned model) the text after one begins anew, with its dummy
+    prefix.
+    """
     has_bytes = sum(kind == Kind.BYTE for kind in vocabulary.kinds) == 256
     unknown = [token for token, kind in zip(vocabulary.tokens, vocabulary.kinds, strict=True) if kind == Kind.UNKNOWN]
+    user = [token for token, kind in zip(vocabulary.tokens, vocabulary.kinds, strict=True) if kind == Kind.USER]
+    isolated = user if user_pieces_in_text else []
     model = _merge_model(
-        vocabulary, merges, fuse_unk=True, byte_fallback=has_bytes, unk_token=unknown[0] if unknown else None
+        vocabulary,
+        merges,
+        fuse_unk=True,
+        byte_fallback=has_bytes,
+        unk_token=unknown[0] if unknown else None,
+        ignore_merges=bool(isolated),
     )
     backend = tokenizers.Tokenizer(model)
+    if isolated:
+        pattern = "|".join(map(re.escape, sorted(isolated, key=len, reverse=True)))
+        backend.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
     steps: list[normalizers.Normalizer] = []
     if normalization.character_map:
         steps.append(normalizers.Precompiled(normalization.character_map))
@@ -137,7 +161,7 @@ def build_sentencepiece(
     if normalization.dummy_prefix:
         reading.append(decoders.Strip(" ", 1, 0))
     backend.decoder = decoders.Sequence(reading)
-    backend.add_tokens(vocabulary.added_tokens())
+    backend.add_tokens([token for token in vocabulary.added_tokens() if token.special or not isolated])
     return backend
 
 
