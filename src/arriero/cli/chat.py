@@ -1,0 +1,124 @@
+"""`arriero chat`: a talk with a model, whose history is trimmed to the model's context."""
+
+import sys
+import threading
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from arriero.cli.conversation import Commands, Talk
+from arriero.cli.engine import EngineConfig, load_engine
+from arriero.cli.output import note, print_json, printable
+from arriero.common.errors import ArrieroError
+from arriero.generate.request import Request
+from arriero.generate.sampling import SamplingConfig
+from arriero.tokenizer.chat import Message
+
+if TYPE_CHECKING:
+    from arriero.generate.engine import Engine
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatConfig(EngineConfig):
+    """Whom to talk with, and how."""
+
+    system: str | None = None
+    """System message; default: what the model's template puts there."""
+    json: bool = False
+    """Print each answer as one JSON object a line."""
+    sampling: SamplingConfig = field(
+        default_factory=lambda: SamplingConfig(max_tokens=512, temperature=0.2, top_p=0.9, repetition_penalty=1.1)
+    )
+
+
+def chat(config: ChatConfig) -> int:
+    """Talk with a model: type a line, get an answer. Lines may also come from a pipe.
+
+    Ctrl-C stops the answer and not the program; Ctrl-D, or Ctrl-C twice at the prompt, leaves. When the talk outgrows
+    the model's context, its oldest turns are dropped, and a notice says so.
+    """
+    if config.sampling.n != 1:
+        raise ArrieroError(f"a chat has one answer at a time: expected --n 1, got {config.sampling.n}")
+    session = Session(load_engine(config), config)
+    commands: Commands = {
+        "/reset": ("forget the talk so far", session.reset),
+        "/system": ("set the system message and begin anew; without a text, show it", session.set_system),
+    }
+    Talk(session.reply, f"Talking with {config.model}.", commands).run()
+    return 0
+
+
+class Session:
+    """The turns so far, and the engine that answers them."""
+
+    def __init__(self, engine: "Engine", config: ChatConfig) -> None:
+        if engine.tokenizer.chat_template is None:
+            raise ArrieroError(f"model '{config.model}' has no chat template: `arriero generate --raw` continues text")
+        self.engine, self.config = engine, config
+        self.system = config.system
+        self.turns: list[Message] = []
+
+    def reset(self, rest: str = "") -> None:
+        """Forget the turns."""
+        self.turns.clear()
+        note("(the talk begins anew)")
+
+    def set_system(self, text: str) -> None:
+        """Set the system message and begin anew, or show it."""
+        if text:
+            self.system = text
+            self.reset()
+        else:
+            note(self.system if self.system is not None else "(the model's own)")
+
+    def reply(self, text: str, stop: threading.Event) -> None:
+        """Answer one message, and remember both; a stopped answer is remembered as far as it came."""
+        self.turns.append({"role": "user", "content": text})
+        try:
+            ids, dropped = self._fit()
+        except ArrieroError:
+            self.turns.pop()
+            raise
+        if dropped:
+            note(f"(the context of {self.engine.context} tokens is full: the oldest {dropped} turns are dropped)")
+        room = self.engine.context - len(ids)
+        sampling = replace(self.config.sampling, max_tokens=min(self.config.sampling.max_tokens, room))
+        said, reason = [], "cancelled"
+        try:
+            for delta in self.engine.stream(Request(prompt_ids=ids, sampling=sampling, cancel=stop)):
+                said.append(delta.text)
+                if not self.config.json:
+                    sys.stdout.write(printable(delta.text))
+                    sys.stdout.flush()
+                reason = delta.completion.finish_reason if delta.completion else reason
+        finally:
+            answer = "".join(said)
+            self.turns.append({"role": "assistant", "content": answer})
+            if not self.config.json:
+                print()
+        if self.config.json:
+            print_json({"role": "assistant", "content": answer, "finish_reason": reason, "dropped_turns": dropped})
+            sys.stdout.flush()
+        elif reason == "length":
+            note("(ended at --max-tokens)")
+
+    def _fit(self) -> tuple[list[int], int]:
+        """(prompt ids, turns dropped): drop the oldest question and answer together until an answer fits behind them.
+
+        Raises:
+            ArrieroError: the last message alone leaves no room for an answer.
+        """
+        context, dropped = self.engine.context, 0
+        reserve = min(self.config.sampling.max_tokens, context // 2)
+        head: list[Message] = [{"role": "system", "content": self.system}] if self.system is not None else []
+        while True:
+            ids = self.engine.tokenizer.encode_chat([*head, *self.turns])
+            if len(ids) + reserve <= context:
+                return ids, dropped
+            if len(self.turns) == 1:
+                if len(ids) < context:
+                    return ids, dropped
+                raise ArrieroError(
+                    f"the message has {len(ids)} tokens, which leaves no room in the context of {context}: shorten it"
+                )
+            del self.turns[:2]
+            dropped += 2

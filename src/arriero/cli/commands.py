@@ -1,0 +1,35 @@
+"""The commands by name: where each one's function is, and its line in the help. Nothing of them is imported here."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Command:
+    """One line of the help, and the function behind it."""
+
+    target: str
+    """`module:function`, imported when the command is called."""
+    summary: str
+
+
+COMMANDS: dict[str, Command] = {
+    "quickstart": Command("arriero.cli.quickstart:quickstart", "Answer questions about Python's own reference, now"),
+    "generate": Command("arriero.cli.generate:generate", "Answer or continue one prompt"),
+    "chat": Command("arriero.cli.chat:chat", "Talk with a model in the terminal"),
+    "rag add": Command("arriero.cli.rag:add", "Take files and folders into a collection"),
+    "rag update": Command("arriero.cli.rag:update", "Take in what changed in a collection's files"),
+    "rag remove": Command("arriero.cli.rag:remove", "Take documents out of a collection"),
+    "rag list": Command("arriero.cli.rag:list_documents", "List a collection's documents"),
+    "rag search": Command("arriero.cli.rag:search", "Find passages"),
+    "rag ask": Command("arriero.cli.rag_ask:ask", "Answer a question from a collection, with citations"),
+    "rag chat": Command("arriero.cli.rag_ask:chat", "Talk about a collection, with citations"),
+    "rag watch": Command("arriero.cli.rag:watch", "Keep a collection equal to its folders as files change"),
+    "model get": Command("arriero.cli.model:get", "Bring a model here"),
+    "model show": Command("arriero.cli.model:show", "Tell what a model is"),
+    "model convert": Command("arriero.cli.model:convert", "Write a model as a Hugging Face folder or a GGUF file"),
+}
+
+GROUPS = {
+    "rag": "Questions about your own documents, answered with citations",
+    "model": "Bring, inspect and convert models",
+}

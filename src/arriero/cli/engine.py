@@ -1,0 +1,33 @@
+"""The options of every command that generates, and the engine they ask for."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:  # torch takes a second to import: `--help` must not wait for it
+    from arriero.generate.engine import Engine
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+"""Equal to `arriero.model.source.DEFAULT_MODEL` (a test says so), without importing it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Which model runs, and on what."""
+
+    model: str = DEFAULT_MODEL
+    """A name (`arriero model get` lists them), a folder, a .gguf file, a hub id, or a preset for random weights."""
+    device: str = "auto"
+    """auto takes the first of cuda, mps, cpu."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto is bfloat16 on cuda and float32 elsewhere."""
+
+
+def load_engine(config: EngineConfig) -> "Engine":
+    """The engine of a command.
+
+    Raises:
+        NotFoundError: the model is not here; the message says which `arriero model get` brings it.
+    """
+    from arriero.generate.engine import Engine
+
+    return Engine.load(config.model, device=config.device, dtype=config.dtype)

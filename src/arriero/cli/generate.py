@@ -1,0 +1,140 @@
+"""`arriero generate`: one prompt, one answer (or n)."""
+
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from arriero.cli.engine import EngineConfig, load_engine
+from arriero.cli.interrupt import stoppable
+from arriero.cli.options import positional
+from arriero.cli.output import console, note, print_json, printable, read_text
+from arriero.common.errors import ArrieroError
+from arriero.generate.sampling import SamplingConfig
+
+if TYPE_CHECKING:
+    from arriero.generate.engine import Completion, Engine
+    from arriero.generate.request import Request
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig(EngineConfig):
+    """One prompt and how to continue it."""
+
+    prompt: str | None = positional("PROMPT", default=None)
+    """The prompt; without it, or as `-`, it is read from standard input."""
+    system: str | None = None
+    """System message of the chat; default: what the model's template puts there."""
+    raw: bool = False
+    """Continue the prompt as plain text, outside any chat format."""
+    stream: bool = True
+    """Show text at once, or with --no-stream only when it is whole."""
+    json: bool = False
+    """Print one JSON object: the completions with finish reasons, token counts, seeds and log-probabilities."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+
+def generate(config: GenerateConfig) -> int:
+    """Answer one prompt as a chat does, or continue it as plain text with --raw.
+
+    Examples:
+      arriero generate "Why is the sky blue?"
+      arriero generate --raw "Once upon a time" --temperature 0.8 --n 3
+      cat notes.txt | arriero generate --system "Summarise the text." --json
+    """
+    prompt = read_text(config.prompt)
+    engine = load_engine(config)
+    request = _request(engine, prompt, config)
+    with stoppable(request.cancel):
+        single = config.sampling.n == 1
+        completions = _stream(engine, request) if single and config.stream and not config.json else None
+        if completions is None:
+            completions = engine.generate([request])
+            if not config.json:
+                _show(completions)
+    if config.json:
+        print_json({"model": config.model, "completions": [_plain(engine, item) for item in completions]})
+    elif config.sampling.logprobs is not None:
+        _show_logprobs(engine, completions)
+    _tell_cut(completions)
+    return 0
+
+
+def _request(engine: "Engine", prompt: str, config: GenerateConfig) -> "Request":
+    import threading
+
+    from arriero.generate.request import Request
+
+    tokenizer = engine.tokenizer
+    if config.raw:
+        if config.system is not None:
+            raise ArrieroError("--system belongs to a chat: leave out --raw, or put the text into the prompt")
+        ids = tokenizer.encode(prompt)
+    else:
+        if tokenizer.chat_template is None:
+            raise ArrieroError(
+                f"model '{config.model}' has no chat template: give --raw to continue the prompt as text"
+            )
+        messages = [{"role": "system", "content": config.system}] if config.system is not None else []
+        ids = tokenizer.encode_chat([*messages, {"role": "user", "content": prompt}])  # type: ignore[list-item]
+    return Request(prompt_ids=ids, sampling=config.sampling, cancel=threading.Event())
+
+
+def _stream(engine: "Engine", request: "Request") -> "list[Completion]":
+    completions = []
+    for delta in engine.stream(request):
+        sys.stdout.write(printable(delta.text))
+        sys.stdout.flush()
+        if delta.completion:
+            completions.append(delta.completion)
+    print()
+    return completions
+
+
+def _show(completions: "list[Completion]") -> None:
+    for completion in completions:
+        if len(completions) > 1:
+            console().rule(f"{completion.sample + 1} of {len(completions)}", style="dim")
+        print(printable(completion.text))
+
+
+def _show_logprobs(engine: "Engine", completions: "list[Completion]") -> None:
+    for completion in completions:
+        for item in completion.logprobs or ():
+            others = "  ".join(f"{_token(engine, other)} {logprob:.3f}" for other, logprob in item.top)
+            print(f"{item.logprob:9.4f}  {_token(engine, item.id)}" + (f"    | {others}" if others else ""))
+
+
+def _tell_cut(completions: "list[Completion]") -> None:
+    reasons = {completion.finish_reason for completion in completions}
+    if "length" in reasons:
+        note("(ended at --max-tokens)")
+    if "cancelled" in reasons:
+        note("(stopped)")
+
+
+def _plain(engine: "Engine", completion: "Completion") -> dict[str, Any]:
+    logprobs = completion.logprobs and [
+        {
+            "token": _text(engine, item.id),
+            "id": item.id,
+            "logprob": item.logprob,
+            "top": [{"token": _text(engine, other), "id": other, "logprob": value} for other, value in item.top],
+        }
+        for item in completion.logprobs
+    ]
+    return {
+        "text": completion.text,
+        "finish_reason": completion.finish_reason,
+        "prompt_tokens": completion.prompt_tokens,
+        "completion_tokens": len(completion.ids),
+        "seed": completion.seed,
+        "logprobs": logprobs,
+    }
+
+
+def _text(engine: "Engine", token_id: int) -> str:
+    return engine.tokenizer.token_bytes(token_id).decode("utf-8", "replace")
+
+
+def _token(engine: "Engine", token_id: int) -> str:
+    return repr(_text(engine, token_id))
