@@ -42,9 +42,9 @@ class FaissIndex:
         self.dim = dim
         self.hnsw_from = hnsw_from
         self.deleted: set[int] = set()
-        self._faiss: Any = require("faiss", extra="rag", purpose="searching vectors")
-        self._index = self._flat()
         self._ids: Ids = np.empty(0, dtype=np.int64)
+        self._faiss: Any = require("faiss", extra="rag", purpose="searching vectors")
+        self._hold(self._faiss.IndexIDMap(self._faiss.IndexFlatIP(dim)))
 
     def __len__(self) -> int:
         return len(self._ids) - len(self.deleted)
@@ -52,7 +52,7 @@ class FaissIndex:
     @property
     def kind(self) -> str:
         """`flat` or `hnsw`."""
-        return "hnsw" if self._storage() is not self._inner() else "flat"
+        return "hnsw" if isinstance(self._inner, self._faiss.IndexHNSW) else "flat"
 
     @property
     def ids(self) -> Ids:
@@ -86,7 +86,8 @@ class FaissIndex:
 
     def clear(self) -> None:
         """Forget everything."""
-        self.deleted, self._index, self._ids = set(), self._flat(), np.empty(0, dtype=np.int64)
+        self.deleted = set()
+        self._hold(self._faiss.IndexIDMap(self._faiss.IndexFlatIP(self.dim)))
 
     def search(self, query: Vectors, k: int, allowed: Ids | None = None) -> list[int]:
         """Ids of the passages with the k largest inner products with `query` (dim,), best first, equal ones by id.
@@ -119,7 +120,7 @@ class FaissIndex:
             return []
         positions = np.searchsorted(self._ids, allowed).astype(np.int64)
         parameters = self._faiss.SearchParameters(sel=self._faiss.IDSelectorBatch(positions))
-        found = _widen(lambda fetch: self._run(self._storage(), query, fetch, parameters), k, len(allowed))
+        found = _widen(lambda fetch: self._run(self._storage, query, fetch, parameters), k, len(allowed))
         return [(score, int(self._ids[position])) for score, position in found]
 
     def _run(self, index: Any, query: Vectors, fetch: int, parameters: Any) -> list[tuple[float, int]]:
@@ -129,29 +130,27 @@ class FaissIndex:
         # FAISS fills up with −1 where it has too few.
         return [(float(score), int(number)) for score, number in zip(scores[0], ids[0], strict=True) if number >= 0]
 
-    def _flat(self) -> Any:
-        return self._faiss.IndexIDMap(self._faiss.IndexFlatIP(self.dim))
-
-    def _inner(self) -> Any:
-        return self._faiss.downcast_index(self._index.index)
-
-    def _storage(self) -> Any:
-        """The flat vectors, by position."""
-        inner = self._inner()
-        return self._faiss.downcast_index(inner.storage) if isinstance(inner, self._faiss.IndexHNSW) else inner
+    def _hold(self, index: Any) -> None:
+        """Take an `IndexIDMap` with its parts. FAISS's parts live no longer than the whole, which therefore is kept."""
+        self._index = index
+        self._inner = self._faiss.downcast_index(index.index)
+        flat = self._inner.storage if isinstance(self._inner, self._faiss.IndexHNSW) else self._inner
+        self._storage = self._faiss.downcast_index(flat)
+        self._ids = self._faiss.vector_to_array(index.id_map)
 
     def _vectors(self) -> Vectors:
-        storage = self._storage()
-        vectors: Vectors = self._faiss.rev_swig_ptr(storage.get_xb(), storage.ntotal * self.dim).reshape(-1, self.dim)
-        return vectors
+        """A copy of the vectors, by position."""
+        flat = self._storage
+        return np.array(self._faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * self.dim)).reshape(-1, self.dim)
 
     def _become_hnsw(self) -> None:
-        ids, vectors = self._ids, self._vectors().copy()
+        ids, vectors = self._ids, self._vectors()
         graph = self._faiss.IndexHNSWFlat(self.dim, _LINKS, self._faiss.METRIC_INNER_PRODUCT)
         graph.hnsw.efConstruction = _EF_BUILD
-        self._index = self._faiss.IndexIDMap(graph)
+        index = self._faiss.IndexIDMap(graph)
         if len(ids):
-            self._index.add_with_ids(vectors, ids)
+            index.add_with_ids(vectors, ids)
+        self._hold(index)
 
     def _rebuild(self) -> None:
         alive = ~np.isin(self._ids, list(self.deleted))
@@ -185,8 +184,7 @@ class FaissIndex:
         if trailer.get("token") not in tokens or trailer["sha256"] != _digest(path, size):
             return None
         index = cls(dim, hnsw_from=hnsw_from)
-        index._index = index._faiss.downcast_index(index._faiss.read_index(str(path)))
-        index._ids = index._faiss.vector_to_array(index._index.id_map)
+        index._hold(index._faiss.read_index(str(path)))
         index.deleted = set(trailer["deleted"])
         return index, int(trailer["generation"])
 
