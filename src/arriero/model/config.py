@@ -72,6 +72,8 @@ class LlamaConfig:
             raise ArrieroError(f"n_heads: expected a multiple of n_kv_heads = {self.n_kv_heads}, got {self.n_heads}")
         if self.head_dim % 2:
             raise ArrieroError(f"head_dim: expected an even number, for rotary pairs, got {self.head_dim}")
+        if self.head_dim == 2 and self.rope_scaling is not None and self.rope_scaling.kind == "dynamic":
+            raise ArrieroError("head_dim: expected more than 2 with dynamic rope_scaling, got 2")
 
     @classmethod
     def of(
@@ -89,7 +91,7 @@ class LlamaConfig:
             dim=dim,
             n_heads=n_heads,
             n_kv_heads=n_heads if n_kv_heads is None else n_kv_heads,
-            head_dim=dim // n_heads if head_dim is None else head_dim,
+            head_dim=dim // max(n_heads, 1) if head_dim is None else head_dim,
             hidden_dim=swiglu_width(dim) if hidden_dim is None else hidden_dim,
             **rest,
         )

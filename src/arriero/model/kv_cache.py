@@ -91,12 +91,18 @@ class KVCache:
         self._lengths = [length + new for length, new in zip(self._lengths, new_lengths, strict=True)]
 
     def select(self, rows: Tensor | Sequence[int], *, max_len: int | None = None) -> "KVCache":
-        """A new cache with these rows, in this order, repeats allowed: beams that live on, n samples of one prompt."""
+        """A new cache with these rows, in this order, repeats allowed: beams that live on, n samples of one prompt.
+
+        Raises:
+            ArrieroError: `max_len` is too short for a row.
+        """
         index = torch.as_tensor(rows, device=self.k.device)  # (B',)
         lengths = [self._lengths[row] for row in index.tolist()]
-        longest = max(lengths, default=0)
+        longest, room = max(lengths, default=0), self.max_len if max_len is None else max_len
+        if room < longest:
+            raise ArrieroError(f"max_len: expected at least {longest}, got {room}")
         chosen = KVCache.__new__(KVCache)
-        shape = (self.k.shape[0], len(lengths), self.k.shape[2], max_len or self.max_len, self.k.shape[4])
+        shape = (self.k.shape[0], len(lengths), self.k.shape[2], room, self.k.shape[4])
         chosen.k, chosen.v = self.k.new_zeros(shape), self.v.new_zeros(shape)
         chosen.k[:, :, :, :longest] = self.k[:, index, :, :longest]
         chosen.v[:, :, :, :longest] = self.v[:, index, :, :longest]
