@@ -168,6 +168,7 @@ class FaissIndex:
             trailer = {
                 "generation": generation,
                 "token": token,
+                "dim": self.dim,
                 "deleted": sorted(self.deleted),
                 "sha256": _digest(aside, aside.stat().st_size),
             }
@@ -181,7 +182,7 @@ class FaissIndex:
     ) -> "tuple[FaissIndex, int] | None":
         """Read a snapshot and its generation; None where it is absent, damaged or has none of the tokens."""
         trailer, size = _read_trailer(path)
-        if trailer.get("token") not in tokens or trailer["sha256"] != _digest(path, size):
+        if trailer.get("token") not in tokens or trailer["dim"] != dim or trailer["sha256"] != _digest(path, size):
             return None
         index = cls(dim, hnsw_from=hnsw_from)
         index._hold(index._faiss.read_index(str(path)))

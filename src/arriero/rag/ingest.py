@@ -8,7 +8,8 @@ version of it stays.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -98,14 +99,8 @@ class Ingest:
         sizes = [_size(file.path) for file, _ in files]
         self._files_total, self._bytes_total = len(files), float(sum(sizes))
         for (file, given), size in zip(files, sizes, strict=True):
-            self._tell(file.name)
-            try:
+            with self._reporting(file.name, str(file.path), size, kept=file.location in self._by_location):
                 self._take_file(file, given, size)
-            except ArrieroError as error:
-                self._fail(file, str(error), size)
-            except OSError as error:
-                self._fail(file, error.strerror or str(error), size)
-            self._flush_if_full(file.name)
         self._flush()
         self._tell("")
 
@@ -114,24 +109,40 @@ class Ingest:
         listed = list(documents)
         self._files_total, self._bytes_total = len(listed), float(sum(len(document.text) for document in listed))
         for document in listed:
-            self._tell(document.name)
-            content = json.dumps(
-                [[asdict(section) for section in document.sections], document.metadata], sort_keys=True
-            )
-            content_hash = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
-            known = self._by_name.get(document.name)
-            if known is not None and known.location is not None:
-                reason = "a file of that name is in the collection already"
-                self.report.failed.append((document.name, reason))
-                self._finish(len(document.text))
-            elif known is not None and (known.content_hash, known.chunking) == (content_hash, self._chunking):
-                self.report.unchanged.append(document.name)
-                self._finish(len(document.text))
-            else:
-                self._take_document(document, None, content_hash, {}, len(document.text), is_new=known is None)
-            self._flush_if_full(document.name)
+            with self._reporting(document.name, document.name, len(document.text), kept=document.name in self._by_name):
+                self._take_text(document)
         self._flush()
         self._tell("")
+
+    @contextmanager
+    def _reporting(self, name: str, path: str, size: int, *, kept: bool) -> Iterator[None]:
+        """Report what goes wrong with one document, and go on to the next."""
+        self._tell(name)
+        try:
+            yield
+        except (ArrieroError, OSError) as error:
+            reason = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+            self.report.failed.append(
+                (path, " ".join(reason.split()) + ("; its earlier version stays" if kept else ""))
+            )
+            self._finish(size)
+        if sum(len(pending.passages) for pending in self._pending) >= GROUP_PASSAGES:
+            self._flush(name)
+
+    def _take_text(self, document: Document) -> None:
+        content = json.dumps([[asdict(section) for section in document.sections], document.metadata], sort_keys=True)
+        content_hash = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
+        known = self._by_name.get(document.name)
+        if known is _TAKEN:
+            raise ArrieroError("another document of that name came before it")
+        if known is not None and known.location is not None:
+            raise ArrieroError("a file of that name is in the collection already")
+        if known is not None and (known.content_hash, known.chunking) == (content_hash, self._chunking):
+            self.report.unchanged.append(document.name)
+            self._finish(len(document.text))
+        else:
+            self._take_document(document, None, content_hash, {}, len(document.text), is_new=known is None)
+        self._by_name[document.name] = _TAKEN
 
     def _take_file(self, file: SourceFile, given: Mapping[str, str], size: int) -> None:
         # Hashed before it is parsed: if the file changes in between, the next run sees another hash and reads it again.
@@ -145,7 +156,7 @@ class Ingest:
             return
         name = pick_name(file, self._by_name) if known is None else known.name
         document = _parse(file.path)
-        self._by_name.setdefault(name, _PLACEHOLDER)
+        self._by_name.setdefault(name, _TAKEN)
         self._take_document(
             replace(document, name=name), file.location, content_hash, given, size, is_new=known is None
         )
@@ -174,10 +185,6 @@ class Ingest:
         )
         self._pending.append(_Pending(row, passages, size, is_new))
         self._passages_found += len(passages)
-
-    def _flush_if_full(self, current: str) -> None:
-        if sum(len(pending.passages) for pending in self._pending) >= GROUP_PASSAGES:
-            self._flush(current)
 
     def _flush(self, current: str = "") -> None:
         """Encode what is pending and store it, in one transaction."""
@@ -214,11 +221,6 @@ class Ingest:
         for pending in group:
             (self.report.added if pending.is_new else self.report.updated).append(pending.row.name)
 
-    def _fail(self, file: SourceFile, reason: str, size: int) -> None:
-        kept = "; its earlier version stays" if file.location in self._by_location else ""
-        self.report.failed.append((str(file.path), " ".join(reason.split()) + kept))
-        self._finish(size)
-
     def _finish(self, size: int) -> None:
         self._files_done += 1
         self._bytes_done += size
@@ -237,10 +239,10 @@ class Ingest:
             )
 
 
-_PLACEHOLDER = DocumentInfo(
+_TAKEN = DocumentInfo(
     name="", location=None, content_hash="", chunking="", characters=0, passages=0, added="", metadata={}
 )
-"""Stands for a name that a document of this run has taken and not stored yet."""
+"""Stands for a name that a document of this run has."""
 
 
 def describe_chunking(config: ChunkConfig) -> str:
