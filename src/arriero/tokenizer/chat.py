@@ -97,7 +97,7 @@ class ChatTemplate:
         Raises:
             ArrieroError: an unknown role, or the template refuses the messages, is broken, or does not come to an end.
         """
-        turns = [_plain_turn(message) for message in messages]
+        turns = check_messages(messages)
         variables = {"messages": turns, "tools": None, "documents": None} | self._special_tokens
         return self._sandbox.render(variables | {"add_generation_prompt": add_generation_prompt})
 
@@ -109,11 +109,22 @@ class ChatTemplate:
             raise ArrieroError(f"the chat template cannot be read: {error.message}") from error
 
 
-def _plain_turn(message: Message) -> dict[str, str]:
-    """The message as the template sees it: two exact strings."""
+def check_messages(messages: Sequence[Message]) -> list[Message]:
+    """The messages, with exact strings and nothing else in them: templates may ask for anything that is there.
+
+    Raises:
+        ArrieroError: a message is no mapping of a known role and a text.
+    """
+    return [_check_message(message, index) for index, message in enumerate(messages, 1)]
+
+
+def _check_message(message: Mapping[str, object], index: int) -> Message:
+    if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
+        raise ArrieroError(f"message {index} must be a mapping with 'role' and 'content'")
     role, content = message["role"], message["content"]
-    if role not in ROLES:
-        raise ArrieroError(f"role '{role}' is unknown: expected {', '.join(ROLES)}{did_you_mean(role, ROLES)}")
+    if not isinstance(role, str) or role not in ROLES:
+        hint = did_you_mean(str(role), ROLES)
+        raise ArrieroError(f"message {index}: role {role!r} is unknown: expected {', '.join(ROLES)}{hint}")
     if not isinstance(content, str):
-        raise ArrieroError(f"a message's content must be text, not {type(content).__name__}")
+        raise ArrieroError(f"message {index}: its content must be text, not {type(content).__name__}")
     return {"role": str(role), "content": str(content)}

@@ -27,11 +27,13 @@ class ChatEncoder:
         """`encode_text` encodes text with control tokens switched off, and is told whether it begins the chat."""
         self._backend = backend
         self._encode_text = encode_text
-        self._special = {token.content: token_id for token_id, token in added.items() if token.special}
         self._finder = tokenizers.Tokenizer(WordLevel({_OTHER: 0}, unk_token=_OTHER))
         if backend.normalizer is not None:
             self._finder.normalizer = backend.normalizer
         self._finder.add_tokens([added[token_id] for token_id in sorted(added)])
+        special = {token.content: token_id for token_id, token in added.items() if token.special}
+        found = self._finder.get_added_tokens_decoder()
+        self._special = {key: special[token.content] for key, token in found.items() if token.special}
 
     def encode(self, template: ChatTemplate, messages: Sequence[Message], *, add_generation_prompt: bool) -> list[int]:
         """Ids of the chat; only the template's own text makes control tokens."""
@@ -52,8 +54,8 @@ class ChatEncoder:
     def _find(self, text: str) -> list[tuple[int, int, int]]:
         """Control tokens in a text: id, first character, end."""
         encoding = self._finder.encode(text, add_special_tokens=False)
-        found = zip(encoding.tokens, encoding.offsets, strict=True)
-        return [(self._special[token], start, end) for token, (start, end) in found if token in self._special]
+        found = zip(encoding.ids, encoding.offsets, strict=True)
+        return [(self._special[key], start, end) for key, (start, end) in found if key in self._special]
 
     def _join(self, marked: str, own: list[tuple[int, int, int]], mark: str) -> Iterator[int]:
         position = 0

@@ -1,7 +1,6 @@
 """The tokenizer of a model, out of whichever file carries it."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,20 +81,14 @@ class _Settings:
 
     def add_tokens(self, backend: tokenizers.Tokenizer) -> None:
         """Add or re-declare the tokens that `tokenizer_config.json` lists."""
-        listed = self._config.get("added_tokens_decoder") or {}
-        for token_id, token in sorted(((int(key), value) for key, value in listed.items())):
-            flags = {name: bool(token.get(name, False)) for name in ("lstrip", "rstrip", "single_word", "special")}
-            added = AddedToken(
-                token["content"], normalized=bool(token.get("normalized", not flags["special"])), **flags
-            )
-            backend.add_tokens([added])
-            if backend.token_to_id(token["content"]) != token_id:
-                found = backend.token_to_id(token["content"])
-                message = f"token {token['content']!r} has id {token_id} there and id {found} in the vocabulary"
-                raise FormatError(f"{self._folder / 'tokenizer_config.json'}: {message}")
+        for token_id, token in sorted(self._listed_tokens().items()):
+            backend.add_tokens([token])
+            found = backend.token_to_id(token.content)
+            if found != token_id:
+                raise self._error(f"token {token.content!r} has id {token_id} there and id {found} in the vocabulary")
         named = [content for name in _NAMES if (content := self._named(name)) is not None]
         extra = self._config.get("additional_special_tokens") or self._config.get("extra_special_tokens") or []
-        contents = [_content(token) for token in (extra if isinstance(extra, list) else extra.values())]
+        contents = [self._content(token) for token in (extra.values() if isinstance(extra, dict) else extra)]
         known = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
         missing = [content for content in [*named, *contents] if content and content not in known]
         backend.add_special_tokens([AddedToken(content, special=True, normalized=False) for content in missing])
@@ -114,13 +107,38 @@ class _Settings:
             content = self._named(name)
             token_id = None if content is None else backend.token_to_id(content)
             options[f"{name}_id"] = self._numbered(name) if token_id is None else token_id
-        sequence = backend.encode("a", add_special_tokens=True).ids
-        options.setdefault("add_bos", sequence[:1] == [options["bos_id"]])
-        options.setdefault("add_eos", sequence[-1:] == [options["eos_id"]])
+        if backend.post_processor is not None:  # it outranks the flags, as in transformers 5
+            sequence = backend.encode("a", add_special_tokens=True).ids
+            options["add_bos"] = sequence[:1] == [options["bos_id"]]
+            options["add_eos"] = sequence[-1:] == [options["eos_id"]]
         return options
 
+    def _listed_tokens(self) -> dict[int, AddedToken]:
+        listed = self._config.get("added_tokens_decoder") or {}
+        if not isinstance(listed, dict) or not all(key.isdecimal() for key in listed):
+            raise self._error("its added_tokens_decoder must map ids to tokens")
+        tokens = {}
+        for key, token in listed.items():
+            content = self._content(token)
+            flags = {
+                name: name in token and bool(token[name]) for name in ("lstrip", "rstrip", "single_word", "special")
+            }
+            normalized = bool(token.get("normalized", not flags["special"])) if isinstance(token, dict) else False
+            tokens[int(key)] = AddedToken(content, normalized=normalized, **flags)
+        return tokens
+
     def _named(self, name: str) -> str | None:
-        return _content(self._config.get(f"{name}_token"))
+        return self._content(self._config.get(f"{name}_token"))
+
+    def _content(self, token: Any) -> str | None:
+        """The text of a token, which files write bare or as an object."""
+        content = token.get("content") if isinstance(token, dict) else token
+        if not (isinstance(content, str) or token is None):
+            raise self._error(f"it names a special token by {token!r}: expected a text")
+        return content
+
+    def _error(self, message: str) -> FormatError:
+        return FormatError(f"{self._folder / 'tokenizer_config.json'}: {message}")
 
     def _numbered(self, name: str) -> int | None:
         """The id that the model's own configuration gives, of several the first."""
@@ -133,7 +151,10 @@ class _Settings:
             return file.read_bytes().decode()
         template = self._config.get("chat_template")
         if isinstance(template, list):  # several, by name
-            return next((entry["template"] for entry in template if entry.get("name") == "default"), None)
+            named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+            template = named.get("default")
+        if not (template is None or isinstance(template, str)):
+            raise self._error(f"its chat_template is no text: {template!r}")
         return template
 
     def _read(self, name: str) -> dict[str, Any]:
@@ -147,8 +168,3 @@ class _Settings:
         if not isinstance(content, dict):
             raise FormatError(f"{file} must hold an object, not {type(content).__name__}")
         return content
-
-
-def _content(token: str | Mapping[str, Any] | None) -> str | None:
-    """The text of a token, which files write bare or as an object."""
-    return token if token is None or isinstance(token, str) else str(token["content"])

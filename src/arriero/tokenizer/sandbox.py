@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import jinja2
 from jinja2 import ext, nodes, parser, sandbox
@@ -18,10 +18,13 @@ from jinja2.runtime import Context, Macro
 
 from arriero.common.errors import ArrieroError
 
-MAX_STEPS = 1_000_000
+MAX_STEPS = 300_000
 """Turns of loops plus calls that one rendering may take; a chat needs some ten per message."""
 MAX_SIZE = 1 << 26
 """Characters (or items) that one intermediate result or the whole text may hold."""
+
+MAX_NUMBER = 10_000
+"""Largest number that a filter may be given, such as a width."""
 
 _steps: ContextVar[list[int]] = ContextVar("steps")
 
@@ -37,6 +40,8 @@ class Sandbox:
         """
         environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, ext.loopcontrols])
         environment.filters |= {"tojson": _dump, "bounded_turns": _bounded_turns, "bounded_size": _bounded_size}
+        environment.filters |= {"bounded_number": _bounded_number}
+        del environment.filters["format"]  # writes as many characters as a text tells it
         environment.globals |= {"raise_exception": _refuse, "strftime_now": _format_now}
         tree = environment.parse(source)
         _bound(tree)
@@ -71,7 +76,7 @@ def _join(parts: Iterable[str]) -> str:
 
 
 class _Environment(sandbox.ImmutableSandboxedEnvironment):
-    intercepted_binops = frozenset(("+", "*", "**"))
+    intercepted_binops = frozenset(("+", "*", "**", "%"))
 
     def call(self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         _spend()
@@ -82,6 +87,8 @@ class _Environment(sandbox.ImmutableSandboxedEnvironment):
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "+":
             return _bounded_size(left + right)
+        if operator == "%" and isinstance(left, str):
+            raise jinja2.TemplateRuntimeError("formatting by % is not supported")
         for times, value in ((left, right), (right, left)):
             if isinstance(times, int) and (abs(times) > MAX_SIZE or (_size(value) * max(times, 0) > MAX_SIZE)):
                 raise jinja2.TemplateRuntimeError("a product is too large")
@@ -105,15 +112,23 @@ class _Generation(ext.Extension):
 
 
 def _bound(tree: nodes.Template) -> None:
-    """Count the turns of every loop and the size of every joined text."""
+    """Count the turns of every loop, the size of every joined text and the numbers given to filters."""
+    for use in list(tree.find_all(nodes.Filter)):
+        use.args = [_filtered(argument, "bounded_number") for argument in use.args]
+        for option in use.kwargs:
+            option.value = _filtered(option.value, "bounded_number")
     for loop in tree.find_all(nodes.For):
         if loop.recursive:
             raise jinja2.TemplateSyntaxError("recursive loops are not supported", loop.lineno)
-        loop.iter = nodes.Filter(loop.iter, "bounded_turns", [], [], None, None)
+        loop.iter = _filtered(loop.iter, "bounded_turns")
     for block in list(tree.find_all(nodes.AssignBlock)):
-        block.filter = nodes.Filter(block.filter, "bounded_size", [], [], None, None)
+        block.filter = _filtered(block.filter, "bounded_size")
     for concat in tree.find_all(nodes.Concat):
-        concat.nodes = [nodes.Filter(part, "bounded_size", [], [], None, None) for part in concat.nodes]
+        concat.nodes = [_filtered(part, "bounded_size") for part in concat.nodes]
+
+
+def _filtered(node: nodes.Node | None, name: str) -> nodes.Filter:
+    return nodes.Filter(cast("nodes.Expr | None", node), name, [], [], None, None)
 
 
 class _Turns:
@@ -136,6 +151,12 @@ def _bounded_turns(items: Iterable[Any]) -> _Turns:
 def _bounded_size(value: Any) -> Any:
     if _size(value) > MAX_SIZE:
         raise jinja2.TemplateRuntimeError(f"a text is longer than {MAX_SIZE} characters")
+    return value
+
+
+def _bounded_number(value: Any) -> Any:
+    if isinstance(value, (int, float)) and abs(value) > MAX_NUMBER:
+        raise jinja2.TemplateRuntimeError(f"a number above {MAX_NUMBER:,} is given to a filter")
     return value
 
 

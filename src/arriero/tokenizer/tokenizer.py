@@ -15,7 +15,7 @@ from tokenizers import pre_tokenizers, processors
 
 from arriero.common.errors import ArrieroError
 from arriero.common.files import atomic_file
-from arriero.tokenizer.chat import ChatTemplate, Message
+from arriero.tokenizer.chat import ChatTemplate, Message, check_messages
 from arriero.tokenizer.chat_encoding import ChatEncoder
 from arriero.tokenizer.pieces import StreamDecoder, read_spelling, read_texts
 
@@ -142,9 +142,10 @@ class Tokenizer:
             raise ArrieroError(
                 "this model carries no chat template: give one (built in: 'chatml', 'llama2'), or prompt it as text"
             )
-        for message in messages:
+        turns = check_messages(messages)
+        for message in turns:
             _check_unicode(message["content"])
-        return self._chat_encoder.encode(self.chat_template, messages, add_generation_prompt=add_generation_prompt)
+        return self._chat_encoder.encode(self.chat_template, turns, add_generation_prompt=add_generation_prompt)
 
     def use_chat_template(self, source: str) -> None:
         """Replace the chat template: Jinja text, or the name of a built-in one (`chatml`, `llama2`)."""

@@ -91,7 +91,11 @@ class Normalization:
     merge_spaces: bool = False
     """Drop spaces at both ends, and all but one of several in a row."""
     character_map: bytes = b""
-    """A compiled table of character replacements (NFKC and the like); empty for none."""
+    """A compiled table of character replacements (NFKC and the like); empty for none, as in LLaMA's own models.
+
+    `tokenizers` applies it by grapheme where SentencePiece takes the longest match, so characters under several
+    combining marks can come out otherwise.
+    """
 
 
 def build_byte_level(vocabulary: Vocabulary, merges: Sequence[tuple[str, str]], pre: str) -> tokenizers.Tokenizer:

@@ -1,0 +1,94 @@
+"""Templates are foreign code: they reach nothing, and come to an end."""
+
+import time
+
+import pytest
+
+from arriero.common.errors import ArrieroError
+from arriero.tokenizer.chat import ChatTemplate
+
+ESCAPES = {
+    "class": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "attr filter": "{{ ''|attr('__class__') }}{{ (''|attr('__class__')).mro() }}",
+    "globals of a function": "{{ raise_exception.__globals__['json'] }}",
+    "globals of a method": "{{ messages.append.__self__.__class__() }}",
+    "format": "{{ '{0.__class__.__init__.__globals__}'.format(raise_exception) }}",
+    "format map": "{{ '{x.__class__.__mro__}'.format_map({'x': ''}) }}",
+    "cycler": "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+    "namespace": "{% set n = namespace() %}{{ n.__init__.__globals__.os }}",
+    "self": "{{ self.__init__.__globals__ }}{{ self._TemplateReference__context.environment() }}",
+    "change a list": "{{ messages.append(1) }}",
+    "change a message": "{{ messages[0].update({'role': 'system'}) }}",
+    "include": "{% include 'x' %}",
+    "import": "{% import 'os' as os %}",
+    "indirect": "{{ (messages|map(attribute='__class__')|list)[0].mro() }}",
+}
+
+ENDLESS = {
+    "nested loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "a long range": "{% for a in range(10**9) %}{% endfor %}",
+    "macro calls itself": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "macros branch": "{% macro f(n) %}{% if n %}{{ f(n-1) }}{{ f(n-1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    "product": "{{ 'x' * 10**10 }}",
+    "product of a list": "{{ [0] * 9999999999 }}",
+    "power": "{{ 9 ** 9 ** 9 }}",
+    "power of a product": "{{ (2 ** 60) ** 60 ** 2 }}",
+    "concatenation": "{% set n = namespace(x='xxxx') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+    "sum": "{% set n = namespace(x='xxxxxxxx') %}{% for i in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}",
+    "captured": "{% set n = namespace(x='xxxx') %}{% for i in range(99) %}{% set n.x %}{{ n.x }}{{ n.x }}{% endset %}"
+    "{% endfor %}",
+    "long output": "{% set x = 'x' * 1000000 %}{% for i in range(9999) %}{{ x }}{% endfor %}",
+    "wide format": "{{ 'x'.ljust(10**10) }}",
+    "wide printf": "{{ '%0999999999d' % 1 }}",
+    "recursive loop": "{% for a in [1] recursive %}{{ loop([1]) }}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("source", ESCAPES.values(), ids=ESCAPES.keys())
+def test_the_sandbox_keeps_templates_in(source: str) -> None:
+    template = ChatTemplate(source, {})
+    with pytest.raises(ArrieroError, match="the chat template") as caught:
+        template.render([{"role": "user", "content": "x"}])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ENDLESS.values(), ids=ENDLESS.keys())
+def test_work_is_bounded(source: str) -> None:
+    template = ChatTemplate(source, {})
+    started = time.monotonic()
+    with pytest.raises(ArrieroError, match="the chat template"):
+        template.render([{"role": "user", "content": "x"}])
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [
+        ("{% for i in range(3) %}{{ loop.index }}{{ loop.length }}{{ ',' if not loop.last }}{% endfor %}", "13,23,33"),
+        ("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", "01"),
+        ("{% for i in [] %}{% else %}none{% endfor %}", "none"),
+        ("{% for k, v in {'a': 1}.items() %}{{ k }}{{ v }}{% endfor %}", "a1"),
+        ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", "x"),
+        ("{{ 'a' ~ 1 ~ none }}{{ 2 * 3 }}{{ 'ab' * 2 }}{{ 2 ** 3 }}{{ 1 + 1 }}", "a1None6abab82"),
+        ("{{ {'a': '<é>'}|tojson }}", '{"a": "<é>"}'),
+        ("{{ [1]|tojson(indent=1) }}", "[\n 1\n]"),
+        ("a{% generation %}{{ 'b' }}{% endgeneration %}c", "abc"),
+        ("{% set x %}{{ 'a' }}{% endset %}{{ x }}{% set y | upper %}b{% endset %}{{ y }}", "aB"),
+        ("  {% if true %}\n  yes\n  {% endif %}\n", "  yes\n"),
+        ("{{ strftime_now('%%') }}", "%"),
+        ("{{ tools is none }}{{ documents is none }}{{ unknown is defined }}", "TrueTrueFalse"),
+    ],
+)
+def test_what_templates_use_works(source: str, text: str) -> None:
+    assert ChatTemplate(source, {}).render([{"role": "user", "content": "x"}]) == text
+
+
+@pytest.mark.parametrize("source", ["{% for %}", "{{ x", "{% unknown %}", "{{ 1|no_such_filter }}"])
+def test_a_broken_template_is_said_to_be_so(source: str) -> None:
+    with pytest.raises(ArrieroError, match="the chat template cannot be read"):
+        ChatTemplate(source, {}).render([])
+
+
+def test_a_refusal_is_passed_on() -> None:
+    with pytest.raises(ArrieroError, match="the chat template refuses: no system prompt"):
+        ChatTemplate("{{ raise_exception('no system\nprompt') }}", {}).render([])
