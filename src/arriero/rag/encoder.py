@@ -16,6 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from arriero.common.device import pick_device
@@ -227,7 +229,7 @@ def _load_auto(tower: Tower, transformers: Any) -> nn.Module:
             output_loading_info=True,
             dtype=torch.float32,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise FormatError(f"{tower.weights} does not load as an encoder ({str(error).splitlines()[0]})") from error
     # transformers fills what is missing with random numbers; only the pooler, which no vector of ours uses, may be.
     if missing := sorted(name for name in found["missing_keys"] if "pooler." not in name):
@@ -265,9 +267,6 @@ def _load_dpr(tower: Tower, transformers: Any) -> nn.Module:
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         try:
             return load_file(path)
         except SafetensorError as error:

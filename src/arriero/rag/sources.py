@@ -51,7 +51,9 @@ def source_files(source: Path, collection: Path, skipped: Counter[str] | None = 
     start = root if source.is_dir() else root / source.name
     for path in walk([start], skipped):
         called = f"{root.name}/{path.relative_to(root).as_posix()}" if source.is_dir() else path.name
-        yield SourceFile(path, locate(path, collection), printable(called.lstrip("/")))
+        location = locate(path, collection)
+        if not is_under(location, b"."):  # the collection's own files are no documents
+            yield SourceFile(path, location, printable(called.lstrip("/")))
 
 
 def pick_name(file: SourceFile, taken: Container[str]) -> str:

@@ -87,8 +87,8 @@ def _may_matter(path: Path, watched: Iterable[Path], collection_folder: Path) ->
         return False
     for root in watched:
         if path.is_relative_to(root):
-            folders = path.relative_to(root).parts[:-1]
-            if not any(is_ignored(folder) for folder in folders):
+            parts = path.relative_to(root).parts
+            if not any(is_ignored(part) for part in parts):
                 # A folder that comes or goes takes its documents along, and has no suffix to know it by.
                 return is_document(path) or not path.suffix or path.is_dir()
     return False
