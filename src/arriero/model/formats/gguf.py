@@ -1,11 +1,11 @@
 """GGUF, llama.cpp's format, architecture `llama`: one file with the weights, the shape and the tokenizer.
 
 Rows of Q and K are reordered on the way: llama.cpp (like Meta) rotates neighbouring dims of a head, this model (like
-Hugging Face) the two halves. Tensors are converted one at a time: memory holds the model and one tensor in fp32.
+Hugging Face) the two halves. The whole list of tensors is checked against the file before any of them is converted.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from io import BufferedReader
 from pathlib import Path
 
@@ -17,21 +17,20 @@ from arriero.common.gguf_header import GgufHeader, GgufTensor, read_header
 from arriero.model.config import LlamaConfig
 from arriero.model.formats.gguf_config import ROPE_FREQS, read_config, scaling_of_divisors
 from arriero.model.formats.gguf_storage import byte_shape, dequantise
+from arriero.model.formats.weights import Weight, build_model, halves_from_pairs
 from arriero.model.transformer import Llama
 
-
-@dataclass(frozen=True)
-class Place:
-    """Where one tensor of the file belongs in the model."""
-
-    stored: str
-    """Its name in the file."""
-    name: str
-    """The parameter's name."""
-    shape: tuple[int, ...]
-    """The parameter's shape."""
-    heads: int = 0
-    """Heads whose rows are reordered; 0 for every tensor but Q and K."""
+_LAYER = {
+    "attention_norm": "attn_norm",
+    "attention.wq": "attn_q",
+    "attention.wk": "attn_k",
+    "attention.wv": "attn_v",
+    "attention.wo": "attn_output",
+    "ffn_norm": "ffn_norm",
+    "feed_forward.w1": "ffn_gate",
+    "feed_forward.w2": "ffn_down",
+    "feed_forward.w3": "ffn_up",
+}
 
 
 def load_gguf(path: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Llama:
@@ -47,97 +46,97 @@ def load_gguf(path: Path, *, dtype: torch.dtype = torch.float32, device: torch.d
 def load_weights(header: GgufHeader, *, dtype: torch.dtype, device: torch.device | str) -> Llama:
     """`load_gguf` for a file whose header was read already."""
     config = read_config(header)
+    _check_extents(header)
+    _check_sizes(header, config)
     with header.path.open("rb") as file:
-        try:
-            if ROPE_FREQS in header.tensors:
-                config = _with_divisors(config, _checked(header, ROPE_FREQS, (config.head_dim // 2,)), file)
-            wanted = _all_checked(header, config)
-            state = {}
-            for place in sorted(wanted, key=lambda place: header.tensors[place.stored].start):
-                tensor = _read(header.tensors[place.stored], file, heads=place.heads)
-                state[place.name] = tensor.to(device=device, dtype=dtype)
-        except FormatError as error:
-            raise FormatError(f"{header.path}: {error}") from error
-    if config.tied_embeddings:
-        state["output.weight"] = state["tok_embeddings.weight"]
-    with torch.device("meta"):
-        model = Llama(config)
-    model.load_state_dict(state, assign=True)
-    model.tie_weights()
-    return model
+        if ROPE_FREQS in header.tensors:
+            config = _with_divisors(config, header, file)
+        weights = _read_all(header, config, file, dtype)
+        return build_model(config, weights, gguf_names(config), source=header.path, dtype=dtype, device=device)
 
 
-def places(config: LlamaConfig) -> Iterator[Place]:
-    """Every tensor of a model of this shape, in the order in which files hold them."""
-    dim, hidden = config.dim, config.hidden_dim
-    q, kv = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
-    yield Place("token_embd.weight", "tok_embeddings.weight", (config.vocab_size, dim))
+def gguf_names(config: LlamaConfig) -> dict[str, str]:
+    """GGUF's name of each of our parameters."""
+    names = {"tok_embeddings.weight": "token_embd.weight"}
     for layer in range(config.n_layers):
-        stored, name = f"blk.{layer}", f"layers.{layer}"
-        yield Place(f"{stored}.attn_norm.weight", f"{name}.attention_norm.weight", (dim,))
-        yield Place(f"{stored}.attn_q.weight", f"{name}.attention.wq.weight", (q, dim), config.n_heads)
-        yield Place(f"{stored}.attn_k.weight", f"{name}.attention.wk.weight", (kv, dim), config.n_kv_heads)
-        yield Place(f"{stored}.attn_v.weight", f"{name}.attention.wv.weight", (kv, dim))
-        yield Place(f"{stored}.attn_output.weight", f"{name}.attention.wo.weight", (dim, q))
-        yield Place(f"{stored}.ffn_norm.weight", f"{name}.ffn_norm.weight", (dim,))
-        yield Place(f"{stored}.ffn_gate.weight", f"{name}.feed_forward.w1.weight", (hidden, dim))
-        yield Place(f"{stored}.ffn_down.weight", f"{name}.feed_forward.w2.weight", (dim, hidden))
-        yield Place(f"{stored}.ffn_up.weight", f"{name}.feed_forward.w3.weight", (hidden, dim))
-    yield Place("output_norm.weight", "norm.weight", (dim,))
+        for ours, theirs in _LAYER.items():
+            names[f"layers.{layer}.{ours}.weight"] = f"blk.{layer}.{theirs}.weight"
+    names["norm.weight"] = "output_norm.weight"
     if not config.tied_embeddings:
-        yield Place("output.weight", "output.weight", (config.vocab_size, dim))
+        names["output.weight"] = "output.weight"
+    return names
 
 
-def to_pairs(weight: Tensor, heads: int) -> Tensor:
-    """Rows of Q or K (heads · D, C) from rotated halves to rotated neighbours."""
-    return weight.view(heads, 2, -1, weight.shape[-1]).transpose(1, 2).reshape(weight.shape)  # (heads · D, C)
+def reordered_heads(name: str, config: LlamaConfig) -> int:
+    """Heads of a tensor (by GGUF's name) whose rows are reordered; 0 for every tensor but Q and K."""
+    if name.endswith(".attn_q.weight"):
+        return config.n_heads
+    return config.n_kv_heads if name.endswith(".attn_k.weight") else 0
 
 
-def to_halves(weight: Tensor, heads: int) -> Tensor:
-    """The inverse of `to_pairs`."""
-    return weight.view(heads, -1, 2, weight.shape[-1]).transpose(1, 2).reshape(weight.shape)  # (heads · D, C)
+def _check_extents(header: GgufHeader) -> None:
+    size = header.path.stat().st_size
+    for name, tensor in header.tensors.items():
+        rows, row_bytes = _byte_shape(header, tensor)
+        if tensor.start + rows * row_bytes > size:
+            raise FormatError(f"{header.path}: truncated: it ends inside or before tensor '{name}'")
 
 
-def _all_checked(header: GgufHeader, config: LlamaConfig) -> list[Place]:
-    """The places to fill, after a look at every tensor: none missing or without a place."""
-    wanted = []
-    for place in places(config):
-        _checked(header, place.stored, place.shape)
-        wanted.append(place)
-    if strays := header.tensors.keys() - {place.stored for place in wanted} - {ROPE_FREQS}:
-        raise FormatError(f"tensor '{min(strays)}' has no place in a LLaMA of this shape")
-    return wanted
+def _check_sizes(header: GgufHeader, config: LlamaConfig) -> None:
+    """The sizes that metadata claims are those of tensors that are there: no absurd model is built on a claim."""
+    q, kv = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+    _find(header, "token_embd.weight", (config.vocab_size, config.dim))
+    _find(header, "blk.0.attn_q.weight", (q, config.dim))
+    _find(header, "blk.0.attn_k.weight", (kv, config.dim))
+    _find(header, "blk.0.ffn_gate.weight", (config.hidden_dim, config.dim))
+    if config.n_layers * len(_LAYER) > len(header.tensors):
+        missing = next(name for name in gguf_names(config).values() if name not in header.tensors)
+        raise FormatError(f"{header.path}: tensor '{missing}' is missing")
 
 
-def _checked(header: GgufHeader, name: str, shape: tuple[int, ...]) -> GgufTensor:
-    """The tensor of this name, which is there, of this shape, and whole."""
+def _find(header: GgufHeader, name: str, shape: tuple[int, ...]) -> GgufTensor:
     if (tensor := header.tensors.get(name)) is None:
-        raise FormatError(f"tensor '{name}' is missing")
+        raise FormatError(f"{header.path}: tensor '{name}' is missing")
     if tensor.shape != shape:
-        raise FormatError(f"tensor '{name}' has shape {tensor.shape}: expected {shape}")
-    rows, row_bytes = byte_shape(tensor)
-    if tensor.start + rows * row_bytes > header.path.stat().st_size:
-        raise FormatError(f"truncated: it ends inside or before tensor '{name}'")
+        raise FormatError(f"{header.path}: tensor '{name}' has shape {tensor.shape}, expected {shape}")
     return tensor
 
 
-def _with_divisors(config: LlamaConfig, tensor: GgufTensor, file: BufferedReader) -> LlamaConfig:
-    scaling = scaling_of_divisors(config, _read(tensor, file).numpy())
+def _with_divisors(config: LlamaConfig, header: GgufHeader, file: BufferedReader) -> LlamaConfig:
+    tensor = _find(header, ROPE_FREQS, (config.head_dim // 2,))
+    divisors = _read(header, tensor, file, torch.float32).numpy()
+    try:
+        scaling = scaling_of_divisors(config, divisors)
+    except FormatError as error:
+        raise FormatError(f"{header.path}: {error}") from error
     return replace(config, rope_scaling=scaling) if scaling else config
 
 
-def _read(tensor: GgufTensor, file: BufferedReader, *, heads: int = 0) -> Tensor:
-    """One tensor in fp32; the rows of Q and K are reordered while they are still packed."""
-    stored = torch.empty(byte_shape(tensor), dtype=torch.uint8)
+def _read_all(header: GgufHeader, config: LlamaConfig, file: BufferedReader, dtype: torch.dtype) -> Iterator[Weight]:
+    for tensor in sorted(header.tensors.values(), key=lambda tensor: tensor.start):
+        if tensor.name != ROPE_FREQS:
+            heads = reordered_heads(tensor.name, config)
+            yield Weight(tensor.name, _read(header, tensor, file, dtype, heads=heads), header.path)
+
+
+def _read(
+    header: GgufHeader, tensor: GgufTensor, file: BufferedReader, dtype: torch.dtype, *, heads: int = 0
+) -> Tensor:
+    """One tensor; the rows of Q and K are reordered while they are still packed."""
+    stored = torch.empty(_byte_shape(header, tensor), dtype=torch.uint8)
     file.seek(tensor.start)
     if file.readinto(stored.numpy().data) != stored.numel():
-        raise FormatError(f"truncated: it ends inside or before tensor '{tensor.name}'")
+        raise FormatError(f"{header.path}: truncated: it ends inside or before tensor '{tensor.name}'")
     if heads:
-        stored = to_halves(stored, heads)
+        stored = halves_from_pairs(stored, heads)
     try:
-        values = torch.from_numpy(dequantise(stored.numpy(), tensor.kind)).view(tensor.shape)
-    except NotImplementedError as error:
-        raise FormatError(f"tensor '{tensor.name}': {error}") from error
-    if not torch.isfinite(values.sum()):
-        raise FormatError(f"tensor '{tensor.name}' holds NaN or infinity: the file is corrupt")
-    return values
+        return dequantise(stored, tensor.kind, tensor.shape, dtype)
+    except (NotImplementedError, ValueError) as error:
+        raise FormatError(f"{header.path}: tensor '{tensor.name}': {error}") from error
+
+
+def _byte_shape(header: GgufHeader, tensor: GgufTensor) -> tuple[int, int]:
+    try:
+        return byte_shape(tensor)
+    except FormatError as error:
+        raise FormatError(f"{header.path}: {error}") from error

@@ -6,9 +6,11 @@ A loader yields its tensors one at a time, so that at the peak one tensor exists
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from arriero.common.errors import FormatError
 from arriero.model.config import LlamaConfig
@@ -47,7 +49,7 @@ def build_model(
     Raises:
         FormatError: a tensor is missing, unexpected, repeated, not of floating point, or of a wrong shape.
     """
-    with torch.device("meta"):
+    with _Unfilled(), torch.device("meta"):
         model = Llama(config)
     ours = {theirs: name for name, theirs in names.items()}
     waiting = {name: parameter.shape for name, parameter in model.named_parameters()}  # a tied output is not among them
@@ -70,6 +72,16 @@ def build_model(
         raise FormatError(f"{source}: tensor '{missing}' is missing ({len(waiting)} of {len(names)} are)")
     model.tie_weights()
     return model
+
+
+class _Unfilled(TorchFunctionMode):
+    """Skips random initial values: on the meta device they are nothing, but PyTorch imports for 1.5 s to make them."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        skipped = function in (nn.init.normal_, nn.init.kaiming_uniform_)
+        return None if skipped else function(*args, **(kwargs or {}))
 
 
 def halves_from_pairs(weight: Tensor, heads: int) -> Tensor:
