@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
+from arriero.common.errors import ArrieroError
 from arriero.tokenizer.chat import CHATML, LLAMA2, Message
 from arriero.tokenizer.load import load_tokenizer
 from arriero.tokenizer.tokenizer import Tokenizer
@@ -39,6 +40,7 @@ def _of(*contents: str) -> list[Message]:
     return [{"role": "assistant" if i % 2 else "user", "content": content} for i, content in enumerate(contents)]
 
 
+@settings(deadline=None)
 @given(chats)
 @example(_of("<|im_end|>"))
 def test_chatml_has_only_its_own_control_tokens(small: Tokenizer, messages: list[Message]) -> None:
@@ -47,12 +49,14 @@ def test_chatml_has_only_its_own_control_tokens(small: Tokenizer, messages: list
     assert small.decode(ids, skip_special=False) == small.chat_template.render(messages)
 
 
+@settings(deadline=None)
 @given(system=contents, turns=st.lists(contents, min_size=1, max_size=4))
 def test_llama2_has_only_its_own_control_tokens(llama: Tokenizer, system: str, turns: list[str]) -> None:
     ids = llama.encode_chat([{"role": "system", "content": system}, *_of(*turns)])
     assert _controls(llama, ids) == ([1, 2] * len(turns))[: len(turns)]
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(), min_size=1, max_size=4))
 def test_harmless_chats_are_encoded_in_one_go(small: Tokenizer, llama: Tokenizer, contents: list[str]) -> None:
     for tokenizer in (small, llama):
@@ -78,6 +82,30 @@ def test_the_text_around_cannot_complete_a_token(small: Tokenizer) -> None:
 def test_a_template_that_removes_text_cannot_complete_a_token(small: Tokenizer) -> None:
     cleaning = Tokenizer(small.backend, chat_template="{{ messages[0].content|replace('X', '') }}<|im_start|>")
     assert _controls(cleaning, cleaning.encode_chat(_of("<|im_XXend|>"))) == [1]
+
+
+def test_a_template_that_removes_a_literal_cannot_complete_a_token(small: Tokenizer) -> None:
+    source = "{{ messages[0].content|replace('</think>', '') }}<|im_start|>"
+    cleaning = Tokenizer(small.backend, chat_template=source)
+    ids = cleaning.encode_chat(_of("<|im_</think>end|> x </think>"))
+    assert _controls(cleaning, ids) == [1]
+    assert cleaning.decode(ids) == "<|im_end|> x "
+
+
+def test_a_role_between_literals_is_no_token(small: Tokenizer) -> None:
+    backend = Backend.from_str(small.backend.to_str())
+    backend.add_special_tokens(["<|user|>"])
+    source = "{% for m in messages %}{{ '<|' + m.role + '|>' if m.role == 'user' }}{{ m.content }}{% endfor %}"
+    tokenizer = Tokenizer(backend, chat_template=source)
+    assert len(_controls(tokenizer, tokenizer.encode_chat(_of("<|user|>")))) == 1
+    assert len(_controls(tokenizer, tokenizer.encode_chat(_of("<|user|><|", "user", "|>")))) == 2
+
+
+def test_messages_that_use_up_private_characters_are_refused(small: Tokenizer) -> None:
+    everything = "".join(map(chr, (*range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE))))
+    assert _controls(small, small.encode_chat(_of(everything[:-1] + "<|im_end|>"))) == [1, 2, 1]
+    with pytest.raises(ArrieroError, match="private-use characters"):
+        small.encode_chat(_of(everything))
 
 
 def test_templates_that_look_into_messages_keep_their_logic(small: Tokenizer) -> None:

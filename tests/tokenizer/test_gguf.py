@@ -59,6 +59,15 @@ def test_llama3_begins_with_bos_unless_the_file_says_otherwise(byte_level_metada
     assert not from_gguf(byte_level_metadata("gpt-2")).add_bos
 
 
+def test_a_pad_token_that_is_text_stays_text(byte_level_metadata: Train) -> None:
+    metadata = byte_level_metadata()
+    exclamation = metadata["tokenizer.ggml.tokens"].index("!")
+    tokenizer = from_gguf(metadata | {"tokenizer.ggml.padding_token_id": exclamation})
+    assert tokenizer.pad_id == exclamation
+    assert tokenizer.decode(tokenizer.encode("Oh!")) == "Oh!"
+    assert from_gguf(metadata | {"tokenizer.ggml.padding_token_id": 2**32 - 1}).pad_id is None
+
+
 def test_ends_of_turn_stop_an_answer(byte_level_metadata: Train) -> None:
     assert from_gguf(byte_level_metadata(eos_token_id=0, eot_token_id=2)).stop_ids == {0, 2}
 
@@ -74,7 +83,12 @@ def test_ends_of_turn_stop_an_answer(byte_level_metadata: Train) -> None:
         ({"merges": ["ab"]}, "'ab' is not two tokens"),
         ({"merges": ["Zq qZ"]}, "do not fit the vocabulary"),
         ({"bos_token_id": 10**6}, "1000000 is outside the vocabulary of 600"),
+        ({"pad_token_id": 1, "padding_token_id": 601}, "pad token's id 601 is outside the vocabulary"),
         ({"tokens": ["a"] * 600}, "'a' occurs twice"),
+        ({"tokens": 5}, r"ggml\.tokens must be a list of str"),
+        ({"merges": [5]}, r"ggml\.merges must be a list of str"),
+        ({"bos_token_id": "x"}, r"bos_token_id must be int"),
+        ({"pre": [1]}, r"ggml\.pre must be str"),
         ({"model": "llama"}, r"no tokenizer\.ggml\.merges and no tokenizer\.ggml\.scores"),
         ({"model": "llama", "scores": [0.5, 1.5]}, "2 scores for 600 tokens"),
     ],

@@ -185,6 +185,12 @@ def test_damaged_settings_are_named(folder: Path, name: str, content: bytes) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_a_template_file_that_is_no_text_is_named(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(FormatError, match=r"chat_template\.jinja is no UTF-8 text"):
+        load_tokenizer(folder)
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"bos_token": 5}, {"bos_token": {"text": "x"}}, {"added_tokens_decoder": {"x": {"content": "y"}}},

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models
@@ -28,23 +28,27 @@ def _stream(tokenizer: Tokenizer, ids: list[int], *, skip_special: bool = True) 
     return [*map(decoder.push, ids), decoder.flush()]
 
 
+@settings(deadline=None)
 @given(numbers=numbers, skip=st.booleans())
 def test_any_byte_level_ids_stream_as_they_decode(small: Tokenizer, numbers: list[int], skip: bool) -> None:
     ids = [number % small.vocab_size for number in numbers]
     assert "".join(_stream(small, ids, skip_special=skip)) == small.decode(ids, skip_special=skip)
 
 
+@settings(deadline=None)
 @given(numbers=numbers, skip=st.booleans())
 def test_any_sentencepiece_ids_stream_as_they_decode(llama: Tokenizer, numbers: list[int], skip: bool) -> None:
     ids = [number % llama.vocab_size for number in numbers]
     assert "".join(_stream(llama, ids, skip_special=skip)) == llama.decode(ids, skip_special=skip)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(min_value=3, max_value=270), max_size=60))
 def test_runs_of_byte_tokens_stream_as_they_decode(llama: Tokenizer, ids: list[int]) -> None:
     assert "".join(_stream(llama, ids)) == llama.decode(ids)
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_text_streams_whole(small: Tokenizer, llama: Tokenizer, text: str) -> None:
     for tokenizer in (small, llama):
@@ -53,6 +57,7 @@ def test_text_streams_whole(small: Tokenizer, llama: Tokenizer, text: str) -> No
         assert "\ufffd" not in "".join(deltas) or "\ufffd" in text
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40))
 def test_any_bytes_stream_as_they_decode(small: Tokenizer, data: bytes) -> None:
     spelling = {byte: character for character, byte in byte_alphabet().items()}
@@ -101,7 +106,7 @@ def test_streaming_costs_the_same_for_every_token(small: Tokenizer) -> None:
 
 @pytest.mark.parametrize(
     "decoder",
-    [None, decoders.WordPiece(), decoders.Sequence([decoders.Replace("_", " "), decoders.Fuse()]),
+    [None, decoders.WordPiece(), decoders.Metaspace(), decoders.Sequence([decoders.Replace("_", " "), decoders.Fuse()]),
      decoders.Sequence([decoders.Replace("▁", " "), decoders.Strip(" ", 1, 0)])],
 )  # fmt: skip
 def test_other_decoders_are_refused(decoder: decoders.Decoder | None) -> None:

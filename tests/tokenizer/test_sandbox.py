@@ -16,6 +16,8 @@ ESCAPES = {
     "format map": "{{ '{x.__class__.__mro__}'.format_map({'x': ''}) }}",
     "cycler": "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
     "namespace": "{% set n = namespace() %}{{ n.__init__.__globals__.os }}",
+    "name in a namespace": "{% set n = namespace(__html__=1) %}",
+    "name put in a namespace": "{% set n = namespace() %}{% set n.__call__ = 1 %}",
     "self": "{{ self.__init__.__globals__ }}{{ self._TemplateReference__context.environment() }}",
     "change a list": "{{ messages.append(1) }}",
     "change a message": "{{ messages[0].update({'role': 'system'}) }}",

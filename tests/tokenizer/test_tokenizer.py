@@ -8,7 +8,7 @@ from typing import Any
 
 import gguf
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
@@ -113,6 +113,7 @@ def test_smollm2_knows_its_control_tokens(smollm2: Tokenizer) -> None:
     assert smollm2.token_id("no such token") is None
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_any_text_survives(small: Tokenizer, text: str) -> None:
     ids = small.encode(text)
@@ -121,6 +122,7 @@ def test_any_text_survives(small: Tokenizer, text: str) -> None:
     assert small.special_ids.isdisjoint(ids)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=20), max_size=5))
 def test_a_batch_is_its_texts_one_by_one(small: Tokenizer, texts: list[str]) -> None:
     assert small.encode_batch(texts) == [small.encode(text) for text in texts]

@@ -101,6 +101,11 @@ class ChatTemplate:
         variables = {"messages": turns, "tools": None, "documents": None} | self._special_tokens
         return self._sandbox.render(variables | {"add_generation_prompt": add_generation_prompt})
 
+    @property
+    def literals(self) -> frozenset[str]:
+        """The string literals in the template, which it may compare text with."""
+        return self._sandbox.literals
+
     @cached_property
     def _sandbox(self) -> Sandbox:
         try:

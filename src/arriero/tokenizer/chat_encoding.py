@@ -3,18 +3,24 @@
 A template writes control tokens by their names, and a message may hold the same names, or a part of one that the text
 around completes. So the chat is rendered a second time with a mark, a character that occurs nowhere, before, between
 and after the characters of every message: names that are still whole there are the template's own. If both renderings
-hold the same ones, the plain rendering is encoded in one go, as `transformers` does. Otherwise the text between the
+hold equally many, the plain rendering is encoded in one go, as `transformers` does. Otherwise the text between the
 template's own tokens is encoded with control tokens switched off.
+
+Some templates look into messages, e.g. for `</think>`. Marks would hide that from them, so where marks change more than
+themselves, a second try leaves whole what the template's own string literals say.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tokenizers
 from tokenizers.models import WordLevel
 
+from arriero.common.errors import ArrieroError
 from arriero.tokenizer.chat import ChatTemplate, Message
 
+_CHARACTER = re.compile(".", re.DOTALL)
 _OTHER = "\ufffetext"  # the finder's one word: whatever is no added token
 
 
@@ -39,17 +45,23 @@ class ChatEncoder:
         """Ids of the chat; only the template's own text makes control tokens."""
         text = template.render(messages, add_generation_prompt=add_generation_prompt)
         mark = _unused_character([template.source, text, *(message["content"] for message in messages)])
-        marked = template.render(_mark(messages, mark), add_generation_prompt=add_generation_prompt)
-        if marked.replace(mark, "") != text:  # the template looks into messages: mark only those that hold a token
-            hostile = [
-                message if not self._find(message["content"]) else _marked(message, mark) for message in messages
-            ]
-            marked = template.render(hostile, add_generation_prompt=add_generation_prompt)
+        marked = ""
+        for unit in (_CHARACTER, self._whole_literals(template)):
+            marked = template.render(
+                [_mark(message, mark, unit) for message in messages], add_generation_prompt=add_generation_prompt
+            )
+            if marked.replace(mark, "") == text:
+                break
         own = self._find(marked)
-        if marked.replace(mark, "") == text and len(own) == len(self._find(text)):
+        if len(own) == len(self._find(text)):
             ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
             return ids
         return list(self._join(marked, own, mark))
+
+    def _whole_literals(self, template: ChatTemplate) -> re.Pattern[str]:
+        """One of the template's string literals that names no control token, or one character."""
+        literals = sorted((text for text in template.literals if not self._find(text)), key=len, reverse=True)
+        return re.compile("|".join([*map(re.escape, literals), "."]), re.DOTALL)
 
     def _find(self, text: str) -> list[tuple[int, int, int]]:
         """Control tokens in a text: id, first character, end."""
@@ -66,22 +78,19 @@ class ChatEncoder:
         yield from self._encode_text(marked[position:].replace(mark, ""), position == 0)
 
 
-def _mark(messages: Sequence[Message], mark: str) -> list[Message]:
-    return [_marked(message, mark) for message in messages]
-
-
-def _marked(message: Message, mark: str) -> Message:
-    """Marks around every character but the outer white space, which templates trim."""
+def _mark(message: Message, mark: str, unit: re.Pattern[str]) -> Message:
+    """Marks around every unit of the text but the outer white space, which templates trim."""
     content = message["content"]
     core = content.strip()
-    if not core:
-        return message
     start = content.index(core)
-    inner = mark + mark.join(core) + mark
+    inner = mark + mark.join(unit.findall(core)) + mark if core else ""
     return {"role": message["role"], "content": content[:start] + inner + content[start + len(core) :]}
 
 
 def _unused_character(texts: Sequence[str]) -> str:
-    """A private-use character of plane 15 that occurs in none of the texts."""
+    """A private-use character (planes 15 and 16) that occurs in none of the texts."""
     used = set().union(*texts)
-    return next(character for character in map(chr, range(0xF0000, 0xFFFFE)) if character not in used)
+    for character in map(chr, (*range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE))):
+        if character not in used:
+            return character
+    raise ArrieroError("the messages use up all 131,068 private-use characters of Unicode: they are no text")

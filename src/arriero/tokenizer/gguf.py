@@ -24,6 +24,17 @@ from arriero.tokenizer.vocabulary import (
 _PREFIX = "tokenizer.ggml."
 _IDS = {"bos_id": "bos_token_id", "eos_id": "eos_token_id", "pad_id": "padding_token_id", "unk_id": "unknown_token_id"}
 
+_TYPES: dict[str, tuple[type[Any], type | None]] = {
+    f"{_PREFIX}model": (str, None),
+    f"{_PREFIX}pre": (str, None),
+    f"{_PREFIX}tokens": (list, str),
+    f"{_PREFIX}merges": (list, str),
+    f"{_PREFIX}token_type": (list, int),
+    f"{_PREFIX}scores": (list, float),
+    "tokenizer.chat_template": (str, None),
+    **{f"{_PREFIX}{key}": (int, None) for key in (*_IDS.values(), "eot_token_id", "eom_token_id")},
+}
+
 
 def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer that a GGUF file's key-value pairs describe.
@@ -31,15 +42,14 @@ def from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     Raises:
         FormatError: a kind of vocabulary or of pre-tokenizer that is not supported, or fields that do not fit.
     """
+    _check_types(metadata)
     model = metadata.get(f"{_PREFIX}model")
     if model not in ("gpt2", "llama"):
         named = f"tokenizer model '{model}' is not supported" if model else f"there is no {_PREFIX}model"
         raise FormatError(f"{named}: expected gpt2 (byte-level BPE) or llama (SentencePiece)")
-    ids = {name: metadata.get(f"{_PREFIX}{key}") for name, key in _IDS.items()}
-    turn_ends = [metadata[key] for name in ("eot", "eom") if (key := f"{_PREFIX}{name}_token_id") in metadata]
-    vocabulary = _read_vocabulary(
-        metadata, {token_id for token_id in (*ids.values(), *turn_ends) if token_id is not None}
-    )
+    ids = {name: _read_id(metadata, key) for name, key in _IDS.items()}
+    turn_ends = {_read_id(metadata, "eot_token_id"), _read_id(metadata, "eom_token_id")} - {None}
+    vocabulary = _read_vocabulary(metadata, {ids["bos_id"], ids["eos_id"], *turn_ends} - {None})
     if model == "gpt2":
         pre = metadata.get(f"{_PREFIX}pre", "default")
         backend = build_byte_level(vocabulary, _read_merges(metadata), pre)
@@ -100,7 +110,22 @@ def to_gguf(tokenizer: Tokenizer) -> dict[str, Any]:
     return metadata
 
 
-def _read_vocabulary(metadata: Mapping[str, Any], named: set[int]) -> Vocabulary:
+def _check_types(metadata: Mapping[str, Any]) -> None:
+    for name, (kind, item) in _TYPES.items():
+        value = metadata.get(name)
+        if value is None or (type(value) is kind and (item is None or all(type(entry) is item for entry in value))):
+            continue
+        expected = f"a list of {item.__name__}" if item is not None else kind.__name__
+        raise FormatError(f"{name} must be {expected}")
+
+
+def _read_id(metadata: Mapping[str, Any], key: str) -> Any:
+    """A special token's id; some writers put -1, as unsigned, for none."""
+    token_id = metadata.get(f"{_PREFIX}{key}")
+    return None if token_id in (None, -1, 0xFFFFFFFF) else token_id
+
+
+def _read_vocabulary(metadata: Mapping[str, Any], named: set[Any]) -> Vocabulary:
     tokens = metadata.get(f"{_PREFIX}tokens", [])
     kinds = metadata.get(f"{_PREFIX}token_type", [Kind.NORMAL] * len(tokens))
     users = (token_id for token_id, kind in enumerate(kinds[: len(tokens)]) if kind == Kind.USER)

@@ -97,7 +97,7 @@ class _Settings:
         """Arguments for `Tokenizer`; what no file says is left out."""
         options: dict[str, Any] = {"chat_template": self._template()}
         ends = self._generation.get("eos_token_id")
-        options["stop_ids"] = ends if isinstance(ends, list) else [] if ends is None else [ends]
+        options["stop_ids"] = [end for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int)]
         for name in ("add_bos_token", "add_eos_token"):
             if self._config.get(name) is not None:
                 options[name.removesuffix("_token")] = bool(self._config[name])
@@ -106,7 +106,7 @@ class _Settings:
         for name in _NAMES:
             content = self._named(name)
             token_id = None if content is None else backend.token_to_id(content)
-            options[f"{name}_id"] = self._numbered(name) if token_id is None else token_id
+            options[f"{name}_id"] = self._numbered(name, backend) if token_id is None else token_id
         if backend.post_processor is not None:  # it outranks the flags, as in transformers 5
             sequence = backend.encode("a", add_special_tokens=True).ids
             options["add_bos"] = sequence[:1] == [options["bos_id"]]
@@ -140,15 +140,21 @@ class _Settings:
     def _error(self, message: str) -> FormatError:
         return FormatError(f"{self._folder / 'tokenizer_config.json'}: {message}")
 
-    def _numbered(self, name: str) -> int | None:
-        """The id that the model's own configuration gives, of several the first."""
-        token_id = self._model.get(f"{name}_token_id")
-        return token_id[0] if isinstance(token_id, list) else token_id
+    def _numbered(self, name: str, backend: tokenizers.Tokenizer) -> int | None:
+        """The id that the model's own configuration gives, of several the first, if the vocabulary has it."""
+        given = self._model.get(f"{name}_token_id")
+        token_id = given[0] if isinstance(given, list) and given else given
+        if not isinstance(token_id, int) or token_id < 0 or backend.id_to_token(token_id) is None:
+            return None
+        return token_id
 
     def _template(self) -> str | None:
         file = self._folder / "chat_template.jinja"
         if file.is_file():
-            return file.read_bytes().decode()
+            try:
+                return file.read_bytes().decode()
+            except UnicodeDecodeError as error:
+                raise FormatError(f"{file} is no UTF-8 text") from error
         template = self._config.get("chat_template")
         if isinstance(template, list):  # several, by name
             named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}

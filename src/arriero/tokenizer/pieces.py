@@ -71,8 +71,6 @@ def read_spelling(backend: tokenizers.Tokenizer) -> Spelling:
     kinds = [step["type"] for step in steps]
     if kinds == ["ByteLevel"]:
         return Spelling(kind="bytes")
-    if kinds == ["Metaspace"] and steps[0]["replacement"] == SPACE:
-        return Spelling(kind="sentencepiece", strips_space=steps[0].get("prepend_scheme") != "never")
     head, tail = kinds[: len(kinds) - (kinds[-1:] == ["Strip"])], steps[-1:] if kinds[-1:] == ["Strip"] else []
     spaces = steps[0].get("pattern") == {"String": SPACE} and steps[0].get("content") == " "
     one_space = all((step["content"], step["start"], step["stop"]) == (" ", 1, 0) for step in tail)

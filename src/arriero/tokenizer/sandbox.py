@@ -42,8 +42,11 @@ class Sandbox:
         environment.filters |= {"tojson": _dump, "bounded_turns": _bounded_turns, "bounded_size": _bounded_size}
         environment.filters |= {"bounded_number": _bounded_number}
         del environment.filters["format"]  # writes as many characters as a text tells it
-        environment.globals |= {"raise_exception": _refuse, "strftime_now": _format_now}
+        environment.globals |= {"raise_exception": _refuse, "strftime_now": _format_now, "namespace": _Namespace}
         tree = environment.parse(source)
+        constants = (node.value for node in tree.find_all(nodes.Const))
+        self.literals = frozenset(value for value in constants if isinstance(value, str) and value)
+        """String literals in the source."""
         _bound(tree)
         self._template = environment.from_string(tree)
 
@@ -95,6 +98,26 @@ class _Environment(sandbox.ImmutableSandboxedEnvironment):
         if operator == "**" and (abs(left) > MAX_SIZE or abs(right) > 64):
             raise jinja2.TemplateRuntimeError("a power is too large")
         return super().call_binop(context, operator, left, right)
+
+
+class _Namespace(jinja2.utils.Namespace):
+    """Jinja's namespace without names that Python gives a meaning to."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:  # `self` may be the name of an entry
+        namespace, *rest = args
+        entries = dict(*rest, **kwargs)
+        for name in entries:
+            _check_entry(name)
+        jinja2.utils.Namespace.__init__(namespace, entries)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_entry(name)
+        super().__setitem__(name, value)
+
+
+def _check_entry(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise jinja2.exceptions.SecurityError(f"a namespace must not have an entry {name!r}")
 
 
 class _Generation(ext.Extension):

@@ -13,7 +13,7 @@ from typing import Any
 import tokenizers
 from tokenizers import pre_tokenizers, processors
 
-from arriero.common.errors import ArrieroError
+from arriero.common.errors import ArrieroError, FormatError
 from arriero.common.files import atomic_file
 from arriero.tokenizer.chat import ChatTemplate, Message, check_messages
 from arriero.tokenizer.chat_encoding import ChatEncoder
@@ -45,10 +45,13 @@ class Tokenizer:
         """Wrap `backend`, whose special added tokens are the control tokens.
 
         Raises:
-            FormatError: its decoder is neither byte-level nor SentencePiece's.
+            FormatError: its decoder is neither byte-level nor SentencePiece's, or an id is outside the vocabulary.
         """
         self.backend = backend
         self.bos_id, self.eos_id, self.pad_id, self.unk_id = bos_id, eos_id, pad_id, unk_id
+        for name, token_id in {"bos": bos_id, "eos": eos_id, "pad": pad_id, "unk": unk_id}.items():
+            if token_id is not None and backend.id_to_token(token_id) is None:
+                raise FormatError(f"the {name} token's id {token_id} is outside the vocabulary")
         self.add_bos = add_bos and bos_id is not None
         self.add_eos = add_eos and eos_id is not None
         backend.no_padding()
@@ -94,14 +97,17 @@ class Tokenizer:
         Raises:
             ArrieroError: the text holds a lone surrogate, or the vocabulary lacks the wanted token.
         """
-        return self.encode_batch([text], bos=bos, eos=eos, parse_special=parse_special)[0]
+        head, tail = self._edges(bos, eos)
+        _check_unicode(text)
+        backend = self.backend if parse_special else self._plain
+        ids: list[int] = backend.encode(text, add_special_tokens=False).ids
+        return head + (ids if parse_special else self._spell_out(ids)) + tail
 
     def encode_batch(
         self, texts: Sequence[str], *, bos: bool | None = None, eos: bool | None = None, parse_special: bool = False
     ) -> list[list[int]]:
         """`encode` of many texts, in parallel."""
-        head = self._edge(self.add_bos if bos is None else bos, self.bos_id, "beginning-of-sequence")
-        tail = self._edge(self.add_eos if eos is None else eos, self.eos_id, "end-of-sequence")
+        head, tail = self._edges(bos, eos)
         for text in texts:
             _check_unicode(text)
         backend = self.backend if parse_special else self._plain
@@ -182,12 +188,17 @@ class Tokenizer:
     def _token(self, token_id: int) -> str:
         return self.backend.id_to_token(token_id) or ""
 
-    def _edge(self, wanted: bool, token_id: int | None, name: str) -> list[int]:
-        if not wanted:
-            return []
-        if token_id is None:
-            raise ArrieroError(f"this vocabulary has no {name} token")
-        return [token_id]
+    def _edges(self, bos: bool | None, eos: bool | None) -> tuple[list[int], list[int]]:
+        """What goes before and after the ids of a text."""
+        edges = []
+        for wanted, token_id, name in (
+            (self.add_bos if bos is None else bos, self.bos_id, "beginning-of-sequence"),
+            (self.add_eos if eos is None else eos, self.eos_id, "end-of-sequence"),
+        ):
+            if wanted and token_id is None:
+                raise ArrieroError(f"this vocabulary has no {name} token")
+            edges.append([token_id] if wanted and token_id is not None else [])
+        return edges[0], edges[1]
 
     def _spell_out(self, ids: list[int]) -> list[int]:
         """Replace control tokens that the merges themselves made out of plain text by their characters' tokens.
