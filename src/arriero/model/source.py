@@ -15,6 +15,7 @@ import torch
 from arriero.common.device import DTypeName, pick_device, pick_dtype
 from arriero.common.errors import ArrieroError, FormatError, NotFoundError, did_you_mean
 from arriero.common.gguf_header import read_header
+from arriero.model.formats.weights import blank_model
 from arriero.model.hub import cached_snapshot, fetch_snapshot, is_hub_id
 from arriero.model.presets import PRESETS
 from arriero.model.transformer import Llama
@@ -112,8 +113,8 @@ def load_model(source: str, *, device: str = "auto", dtype: DTypeName = "auto", 
     to_device = pick_device(device)
     to_dtype = pick_dtype(dtype, to_device)
     if source in PRESETS:
-        with to_device:
-            model = Llama(PRESETS[source]).to(to_dtype)
+        model = blank_model(PRESETS[source]).to(to_dtype).to_empty(device=to_device)
+        model.tie_weights()
         return LoadedModel(name=source, model=model.init_weights(seed), path=None, loaded_tokenizer=None)
     path = resolve(source)
     name = path.resolve().name.removesuffix(".gguf") if Path(source).exists() else source
