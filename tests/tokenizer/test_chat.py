@@ -37,12 +37,14 @@ def test_llama2_is_the_papers_form() -> None:
     assert template.render(CHAT[:1]) == "<s>[INST] Who are you? [/INST]"
 
 
-def test_llama2_has_a_bos_each_pair_and_an_eos_each_answer(llama_model: Path) -> None:
+@pytest.mark.parametrize("answer", ["A llama.", "A </s> llama <s>[INST]."])
+def test_llama2_has_a_bos_each_pair_and_an_eos_each_answer(llama_model: Path, answer: str) -> None:
     tokenizer = load_tokenizer(llama_model)
     tokenizer.use_chat_template("llama2")
-    ids = tokenizer.encode_chat([SYSTEM, *CHAT, CHAT[1]])
+    reply: Message = {"role": "assistant", "content": answer}
+    ids = tokenizer.encode_chat([SYSTEM, CHAT[0], reply, CHAT[2], reply])
     assert [token_id for token_id in ids if token_id in (1, 2)] == [1, 2, 1, 2]
-    pairs = [("<<SYS>>\nBe brief.\n<</SYS>>\n\nWho are you?", "A llama."), ("Why?", "A llama.")]
+    pairs = [("<<SYS>>\nBe brief.\n<</SYS>>\n\nWho are you?", answer), ("Why?", answer)]
     as_metas_code = [
         token_id
         for question, answer in pairs

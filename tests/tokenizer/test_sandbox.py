@@ -41,6 +41,9 @@ ENDLESS = {
     "{% endfor %}",
     "long output": "{% set x = 'x' * 1000000 %}{% for i in range(9999) %}{{ x }}{% endfor %}",
     "wide format": "{{ 'x'.ljust(10**10) }}",
+    "wide filter": "{{ 'a\nb'|indent(10**9) }}",
+    "wide filter, mapped": "{{ ['a']|map('center', 10**9)|list }}",
+    "wide format filter": "{{ '%0999999999d'|format(1) }}",
     "wide printf": "{{ '%0999999999d' % 1 }}",
     "recursive loop": "{% for a in [1] recursive %}{{ loop([1]) }}{% endfor %}",
 }
@@ -72,6 +75,7 @@ def test_work_is_bounded(source: str) -> None:
         ("{% for k, v in {'a': 1}.items() %}{{ k }}{{ v }}{% endfor %}", "a1"),
         ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", "x"),
         ("{{ 'a' ~ 1 ~ none }}{{ 2 * 3 }}{{ 'ab' * 2 }}{{ 2 ** 3 }}{{ 1 + 1 }}", "a1None6abab82"),
+        ("{{ unknown|default(50000) }}", "50000"),
         ("{{ {'a': '<é>'}|tojson }}", '{"a": "<é>"}'),
         ("{{ [1]|tojson(indent=1) }}", "[\n 1\n]"),
         ("a{% generation %}{{ 'b' }}{% endgeneration %}c", "abc"),

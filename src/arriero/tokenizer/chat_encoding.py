@@ -12,6 +12,7 @@ themselves, a second try leaves whole what the template's own string literals sa
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import tokenizers
@@ -45,13 +46,14 @@ class ChatEncoder:
         """Ids of the chat; only the template's own text makes control tokens."""
         text = template.render(messages, add_generation_prompt=add_generation_prompt)
         mark = _unused_character([template.source, text, *(message["content"] for message in messages)])
-        marked = ""
-        for unit in (_CHARACTER, self._whole_literals(template)):
-            marked = template.render(
-                [_mark(message, mark, unit) for message in messages], add_generation_prompt=add_generation_prompt
-            )
-            if marked.replace(mark, "") == text:
-                break
+
+        def render_marked(unit: re.Pattern[str]) -> str:
+            turns = [_mark(message, mark, unit) for message in messages]
+            return template.render(turns, add_generation_prompt=add_generation_prompt)
+
+        marked = render_marked(_CHARACTER)
+        if marked.replace(mark, "") != text:
+            marked = render_marked(self._whole_literals(template))
         own = self._find(marked)
         if len(own) == len(self._find(text)):
             ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
@@ -90,7 +92,7 @@ def _mark(message: Message, mark: str, unit: re.Pattern[str]) -> Message:
 def _unused_character(texts: Sequence[str]) -> str:
     """A private-use character (planes 15 and 16) that occurs in none of the texts."""
     used = set().union(*texts)
-    for character in map(chr, (*range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE))):
+    for character in map(chr, chain(range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))):
         if character not in used:
             return character
     raise ArrieroError("the messages use up all 131,068 private-use characters of Unicode: they are no text")

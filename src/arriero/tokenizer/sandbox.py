@@ -22,7 +22,6 @@ MAX_STEPS = 300_000
 """Turns of loops plus calls that one rendering may take; a chat needs some ten per message."""
 MAX_SIZE = 1 << 26
 """Characters (or items) that one intermediate result or the whole text may hold."""
-
 MAX_NUMBER = 10_000
 """Largest number that a filter may be given, such as a width."""
 
@@ -136,7 +135,7 @@ class _Generation(ext.Extension):
 
 def _bound(tree: nodes.Template) -> None:
     """Count the turns of every loop, the size of every joined text and the numbers given to filters."""
-    for use in list(tree.find_all(nodes.Filter)):
+    for use in [use for use in tree.find_all(nodes.Filter) if use.name not in ("default", "d", "int", "float")]:
         use.args = [_filtered(argument, "bounded_number") for argument in use.args]
         for option in use.kwargs:
             option.value = _filtered(option.value, "bounded_number")
