@@ -15,7 +15,7 @@ class Section:
     """A piece of a document that has one page or one heading; a longer chapter is one section a page."""
 
     text: str
-    """Its words, without the heading unless the heading was part of the running text."""
+    """Its words, the heading as its first line where the file shows one."""
     page: int | None = None
     """Page or slide, counted from 1; None where the format has none."""
     title: str | None = None
@@ -64,6 +64,6 @@ class Passage:
     page_end: int | None
     """Page of the last character."""
     section: str | None
-    """Heading path of the section that the passage begins in."""
+    """Heading path of the section that most of the passage lies in; None where that has none."""
     ordinal: int
     """Position among the document's passages, from 0."""

@@ -1,7 +1,7 @@
 """HTML: trafilatura finds the content among menus and adverts; headings become sections. Nothing is ever fetched.
 
-Trafilatura is made for articles and can drop most of a short page or of a reference manual. When it keeps too little of
-the words outside links, the whole body without its navigation is taken instead.
+Trafilatura is made for articles: it drops lists and tables of short pages and can drop most of a manual. For a
+short page, and where it keeps too little of the text outside links, the whole body without its navigation is taken.
 """
 
 import re
@@ -15,7 +15,9 @@ from arriero.rag.parsers.headings import Headings
 from arriero.rag.parsers.limits import Budget, Parsed
 
 MIN_KEPT = 0.8
-"""Share of the words outside links and navigation that trafilatura must keep to be believed."""
+"""Share of the text outside links and navigation that trafilatura must keep to be believed."""
+SHORT_PAGE = 2_000
+"""Characters (without blanks) up to which a page is taken whole."""
 
 _CHARSET = re.compile(
     rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([\w.:-]{2,40})|<\?xml[^>]{0,100}?encoding=["']([\w.:-]{2,40})""", re.I
@@ -55,7 +57,8 @@ def read_html(data: bytes, budget: Budget) -> Parsed:
         values = {name: getattr(extracted, name) for name in _METADATA}
         metadata |= {name: str(value) for name, value in values.items() if value}
         kept = _read_blocks(extracted.body, frozenset())
-        if sum(map(_size, (block.text for block in kept))) >= MIN_KEPT * _size_outside_links(tree):
+        size = _size_outside_links(tree)
+        if size > SHORT_PAGE and sum(_size(block.text) for block in kept) >= MIN_KEPT * size:
             blocks = kept
     budget.characters(sum(len(block.text) for block in blocks))
     return Parsed(_sections(blocks), metadata)
@@ -82,7 +85,7 @@ class _Block:
     """1 to 6 for a heading, else 0."""
     text: str
     tight: bool
-    """Whether it follows the block before without a blank line."""
+    """Whether it follows another tight block without a blank line."""
 
 
 class _BlockReader:
@@ -194,11 +197,13 @@ def _sections(blocks: list[_Block]) -> list[Section]:
     sections: list[Section] = []
     headings = Headings()
     parts: list[str] = []
+    tight = False
     for block in blocks:
         if block.level:
             sections.append(Section("".join(parts), title=headings.path))
             parts.clear()
             headings.enter(block.level, block.text)
-        parts.append(("\n" if block.tight else "\n\n") + block.text)
+        parts.append(("\n" if block.tight and tight else "\n\n") + block.text)
+        tight = block.tight
     sections.append(Section("".join(parts), title=headings.path))
     return sections

@@ -58,6 +58,7 @@ class _Writer:
         self._heading_level = 0
         self._lists: list[int | None] = []
         self._mark = ""
+        self._tight = False
         self._row: list[str] | None = None
 
     def write(self, token: "Token") -> None:
@@ -111,7 +112,9 @@ class _Writer:
 
     def _add(self, text: str, tight: bool = False) -> None:
         if text:
-            self._parts.append(("\n" if tight or self._mark else "\n\n") + self._mark + text)
+            tight = tight or bool(self._mark)
+            self._parts.append(("\n" if tight and self._tight else "\n\n") + self._mark + text)
+            self._tight = tight
             self._mark = ""
 
     def _close_section(self) -> None:
@@ -123,9 +126,11 @@ class _Writer:
 def _inline_text(tokens: Sequence["Token"]) -> str:
     parts: list[str] = []
     link_starts: list[tuple[int, str]] = []
+    words = False
     for token in tokens:
         if token.type in ("text", "code_inline"):
             parts.append(token.content)
+            words = words or bool(token.content.strip())
         elif token.type in ("softbreak", "hardbreak"):
             parts.append("\n")
         elif token.type == "image":
@@ -134,11 +139,11 @@ def _inline_text(tokens: Sequence["Token"]) -> str:
             parts.append("\n")
         elif token.type == "link_open":
             link_starts.append((len(parts), str(token.attrGet("href") or "")))
+            words = False
         elif token.type == "link_close":
             start, address = link_starts.pop()
             inner = "".join(parts[start:])
-            around_text = any(piece.type == "text" for piece in tokens)
-            if address.startswith(("http://", "https://")) and inner.strip() and around_text and address not in inner:
+            if address.startswith(("http://", "https://")) and words and address not in inner:
                 parts.append(f" ({address})")
     return "".join(parts)
 

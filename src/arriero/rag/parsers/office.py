@@ -3,13 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-_PROPERTIES = {
-    "title": "title",
-    "author": "author",
-    "subject": "subject",
-    "keywords": "keywords",
-    "language": "language",
-}
+_PROPERTIES = ("title", "subject", "keywords", "language")
 _WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
 

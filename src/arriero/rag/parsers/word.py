@@ -67,7 +67,7 @@ def _blocks(parent: Any, styles: dict[str, int], budget: Budget, depth: int) -> 
                 cells = [_cell(cell, styles, budget, depth) for cell in row.iter(f"{_WORD}tc") if _owner(cell) is row]
                 budget.cells(len(cells))
                 if any(cells):
-                    yield None, " | ".join(cells)
+                    yield None, " | ".join(cells).strip(" |")
             yield None, ""
         elif tag in (f"{_WORD}sdt", f"{_WORD}sdtContent", f"{_WORD}ins", f"{_WORD}moveTo", f"{_WORD}customXml"):
             yield from _blocks(child, styles, budget, depth + 1)
