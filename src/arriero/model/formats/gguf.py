@@ -137,6 +137,6 @@ def _read(
 
 def _byte_shape(header: GgufHeader, tensor: GgufTensor) -> tuple[int, int]:
     try:
-        return byte_shape(tensor)
+        return byte_shape(tensor.name, tensor.shape, tensor.kind)
     except FormatError as error:
         raise FormatError(f"{header.path}: {error}") from error

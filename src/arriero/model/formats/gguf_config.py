@@ -197,10 +197,10 @@ class _Keys:
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A finite number that is not negative."""
+        """A finite number that is not negative; of those that fp32 cannot tell apart, the shortest (1e-05)."""
         value = self.header.metadata.get(key, default)
         if value is None:
             raise FormatError(f"{self.header.path}: metadata key '{key}' is missing")
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
             raise FormatError(f"{self.header.path}: {key} = {str(value)[:40]}: expected a positive number")
-        return float(value)
+        return float(str(np.float32(value)))

@@ -1,5 +1,6 @@
 """How GGUF stores numbers: bytes of one tensor ↔ fp32, through the `gguf` package's own quantisers."""
 
+import math
 from typing import Literal
 
 import gguf
@@ -10,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from arriero.common.errors import FormatError
-from arriero.common.gguf_header import GgufTensor
 
 Kind = Literal["f32", "f16", "q8_0"]
 """What can be written."""
@@ -25,19 +25,19 @@ _PIECE = 1 << 18
 """Numbers converted at a time: few enough to stay in the processor's cache, many enough that Python costs nothing."""
 
 
-def byte_shape(tensor: GgufTensor) -> tuple[int, int]:
+def byte_shape(name: str, shape: tuple[int, ...], kind: int) -> tuple[int, int]:
     """(rows, bytes of a row) of a stored tensor.
 
     Raises:
         FormatError: the storage type is unknown, or the row is no multiple of its block.
     """
-    rows, columns = int(np.prod(tensor.shape[:-1], dtype=object)), tensor.shape[-1]
+    rows, columns = math.prod(shape[:-1]), shape[-1]
     try:
-        block, size = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.kind)]
+        block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
     except (ValueError, KeyError) as error:
-        raise FormatError(f"tensor '{tensor.name}' has the unknown storage type {tensor.kind}") from error
+        raise FormatError(f"tensor '{name}' has the unknown storage type {kind}") from error
     if columns % block:
-        raise FormatError(f"tensor '{tensor.name}' has rows of {columns}: expected a multiple of {block}")
+        raise FormatError(f"tensor '{name}' has rows of {columns}: expected a multiple of {block}")
     return rows, columns // block * size
 
 
@@ -62,7 +62,7 @@ def dequantise(stored: Tensor, kind: int, shape: tuple[int, ...], dtype: torch.d
 
 def quantise(numbers: Tensor, kind: Kind) -> NDArray[np.generic]:
     """Numbers (rows, columns) as they are stored: float32, float16, or bytes of Q8_0 blocks (rows, bytes of a row)."""
-    rows, columns = numbers.shape
+    rows, columns = len(numbers), numbers.shape[-1]
     step = max(1, _PIECE // columns)
     pieces = [
         gguf.quants.quantize(numbers[first : first + step].float().reshape(1, -1).numpy(), STORED_AS[kind])
