@@ -1,0 +1,155 @@
+"""`arriero rag ask|chat`: questions answered from a collection, with citations."""
+
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from arriero.cli.collection import CollectionConfig, open_collection
+from arriero.cli.conversation import Commands, Talk
+from arriero.cli.engine import EngineConfig, load_engine
+from arriero.cli.interrupt import stoppable
+from arriero.cli.options import positional
+from arriero.cli.output import console, note, print_json, printable, read_text
+from arriero.cli.rag import place_of
+from arriero.rag.answer import Answer, AnswerConfig, stream_answer
+from arriero.rag.prompt import Turn
+
+if TYPE_CHECKING:
+    from arriero.generate.engine import Engine
+    from arriero.rag.collection import Collection
+
+DOUBTS = {
+    "none": "No passage supports this answer: do not rely on it. What was found nearest:",
+    "partial": "Only the sentences with a number are supported by a passage; do not rely on the others.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TalkConfig(CollectionConfig, EngineConfig):
+    """A collection, a model, and how it answers."""
+
+    filter: dict[str, str] | None = None
+    """Only documents with this metadata; `document=NAME` is one document."""
+    answer: AnswerConfig = field(default_factory=AnswerConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskConfig(TalkConfig):
+    """One question."""
+
+    question: str | None = positional("QUESTION", default=None)
+    """The question; without it, or as `-`, it is read from standard input."""
+
+
+def ask(config: AskConfig) -> int:
+    """Answer a question from a collection's documents.
+
+    Every sentence that a passage supports carries the passage's number; below the answer each number has its file, page
+    or section, and the words that support it. What no passage supports is said to be so. When the documents hold
+    nothing near the question, they are not made to answer it.
+
+    Examples:
+      arriero rag ask "When does the contract end?"
+      arriero rag ask "Who signed it?" --filter document=contract.pdf --json
+    """
+    question = read_text(config.question).removesuffix("\n")
+    with open_collection(config) as collection:
+        engine = load_engine(config)
+        stop = threading.Event()
+        with stoppable(stop):
+            pieces = stream_answer(collection, engine, question, config.answer, filters=config.filter, cancel=stop)
+            show_answer(pieces, json=config.json)
+    return 0
+
+
+def chat(config: TalkConfig) -> int:
+    """Talk about a collection's documents: each line is a question, answered with citations as by `rag ask`.
+
+    A follow-up such as "And when?" is understood with the question before it. Ctrl-C stops the answer and not the
+    program; Ctrl-D, or Ctrl-C twice at the prompt, leaves.
+    """
+    with open_collection(config) as collection:
+        session = Session(collection, load_engine(config), config)
+        commands: Commands = {
+            "/reset": ("forget the talk so far", session.reset),
+            "/passages": ("show what the model was given for the last answer", session.show_passages),
+        }
+        Talk(session.reply, f"Talking about {config.collection} with {config.model}.", commands).run()
+    return 0
+
+
+class Session:
+    """The talk so far."""
+
+    def __init__(self, collection: "Collection", engine: "Engine", config: TalkConfig) -> None:
+        self.collection, self.engine, self.config = collection, engine, config
+        self.turns: list[Turn] = []
+        self.last: Answer | None = None
+
+    def reset(self, rest: str = "") -> None:
+        """Forget the turns."""
+        self.turns.clear()
+        self.last = None
+        note("(the talk begins anew)")
+
+    def show_passages(self, rest: str = "") -> None:
+        """Show the passages behind the last answer."""
+        for hit in self.last.passages if self.last else ():
+            note(f"{place_of(hit)}  ({hit.dense:.3f})\n{printable(hit.passage.text)}\n")
+        if self.last is None:
+            note("(nothing was asked yet)")
+
+    def reply(self, question: str, stop: threading.Event) -> None:
+        """Answer one question, and remember both unless it was refused."""
+        pieces = stream_answer(
+            self.collection,
+            self.engine,
+            question,
+            self.config.answer,
+            history=self.turns,
+            filters=self.config.filter,
+            cancel=stop,
+        )
+        self.last = show_answer(pieces, json=self.config.json)
+        self.turns.append(Turn(question, "" if self.last.refused else self.last.text))
+
+
+def show_answer(pieces: Iterator[str | Answer], *, json: bool) -> Answer:
+    """Print an answer as it comes and its sources after it, or the whole as JSON."""
+    answer: Answer | None = None
+    for piece in pieces:
+        if isinstance(piece, Answer):
+            answer = piece
+        elif not json:
+            sys.stdout.write(printable(piece))
+            sys.stdout.flush()
+    assert answer is not None, "the answer comes last"
+    if json:
+        print_json(answer.to_dict())
+    else:
+        print()
+        show_sources(answer)
+    sys.stdout.flush()
+    return answer
+
+
+def show_sources(answer: Answer) -> None:
+    """The citations with their quotes, and in plain words what is not supported."""
+    out = console()
+    for citation in answer.citations:
+        out.print()
+        out.print(f"[{citation.number}] {printable(citation.place)}", style="bold", markup=False)
+        out.print(f"    “{' '.join(printable(citation.quote).split())}”", style="dim", markup=False)
+    if answer.finish_reason == "length":
+        note("(ended at --max-tokens)")
+    if answer.refused:
+        if answer.passages:
+            best = max(answer.passages, key=lambda hit: hit.dense)
+            out.print(f"The nearest passage is in {place_of(best)}, at {best.dense:.2f}.", style="dim", markup=False)
+    elif doubt := DOUBTS.get(answer.grounded):
+        out.print()
+        out.print(doubt, style="yellow", markup=False)
+        for hit in answer.passages if answer.grounded == "none" else ():
+            out.print(f"  - {place_of(hit)}", style="dim", markup=False)

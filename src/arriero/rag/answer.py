@@ -1,0 +1,219 @@
+"""Questions answered from a collection: retrieve, refuse or prompt, generate, ground.
+
+The retriever is dense (Lewis et al. 2020, section 2.2) or its fusion with BM25; the model is a chat model that reads
+the passages side by side. Whether it may answer at all is decided before it runs, by the best passage's inner product
+with the question; what it then says is held against the passages sentence by sentence (`citations.py`).
+"""
+
+import dataclasses
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from arriero.common.errors import ArrieroError
+from arriero.generate.engine import Engine
+from arriero.generate.request import Request
+from arriero.generate.sampling import SamplingConfig
+from arriero.rag.citations import Citation, Grounded, Grounder
+from arriero.rag.collection import Collection
+from arriero.rag.excerpt import pick_sentences
+from arriero.rag.prompt import Prompt, Turn, build_prompt
+from arriero.rag.search import Hit, Mode
+
+REFUSAL = "The documents do not answer this question."
+
+REFUSAL_SCORE = 0.33
+"""Of the best passage's inner product (all-MiniLM-L6-v2): below it 1.2% of XQuAD's questions to their own documents
+fall, and 97% of the same questions put to Python's reference (`benchmarks/grounding.py`)."""
+
+
+def _sampling() -> SamplingConfig:
+    return SamplingConfig(max_tokens=120, temperature=0.0, repetition_penalty=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerConfig:
+    """How questions are answered."""
+
+    k: int = 4
+    """Passages that are retrieved."""
+    sentences: int = 3
+    """Sentences of them, nearest to the question, that the model reads; 0 = the passages whole, for larger models."""
+    mode: Mode = "hybrid"
+    """dense (meaning), bm25 (words), or hybrid (both, fused by rank)."""
+    threshold: float = REFUSAL_SCORE
+    """Refuse when no passage's inner product with the question reaches this; 0 never refuses."""
+    sampling: SamplingConfig = field(default_factory=_sampling)
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ArrieroError(f"k must be at least 1, not {self.k}")
+        if self.sampling.n != 1:
+            raise ArrieroError(f"a question has one answer: expected n = 1, got {self.sampling.n}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """An answer, and what it stands on."""
+
+    question: str
+    text: str
+    """With markers [1], [2], … after the sentences that a passage supports."""
+    citations: tuple[Citation, ...]
+    passages: tuple[Hit, ...]
+    """What the model was shown (or, after a refusal, the best that was found)."""
+    refused: bool
+    grounded: Grounded
+    """Whether all, some or no sentences are supported; 'none' after a refusal."""
+    finish_reason: str
+    """stop, length, cancelled or refused."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its JSON form."""
+        passages = [
+            {
+                "document": hit.passage.document,
+                "page": hit.passage.page,
+                "section": hit.passage.section,
+                "start": hit.passage.start,
+                "end": hit.passage.end,
+                "passage_id": hit.passage_id,
+                "score": hit.score,
+                "dense": hit.dense,
+                "text": hit.passage.text,
+            }
+            for hit in self.passages
+        ]
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return plain | {"citations": [citation.to_dict() for citation in self.citations], "passages": passages}
+
+
+def ask(
+    collection: Collection,
+    engine: Engine,
+    question: str,
+    config: AnswerConfig | None = None,
+    *,
+    history: Sequence[Turn] = (),
+    filters: dict[str, str] | None = None,
+) -> Answer:
+    """Answer one question.
+
+    Args:
+        collection: the documents.
+        engine: the model that answers.
+        question: as typed; it reaches retriever and model unchanged.
+        config: how.
+        history: earlier turns of the talk, oldest first.
+        filters: metadata that documents must have.
+
+    Raises:
+        ArrieroError: an empty question, one too long for the model, or a collection of another encoder.
+    """
+    *_, answer = stream_answer(collection, engine, question, config, history=history, filters=filters)
+    assert isinstance(answer, Answer)
+    return answer
+
+
+def stream_answer(
+    collection: Collection,
+    engine: Engine,
+    question: str,
+    config: AnswerConfig | None = None,
+    *,
+    history: Sequence[Turn] = (),
+    filters: dict[str, str] | None = None,
+    cancel: threading.Event | None = None,
+) -> Iterator[str | Answer]:
+    """`ask` in pieces of text, and the `Answer` last; the pieces joined are its text.
+
+    A sentence is given when it is complete, with its marker.
+    """
+    config = config or AnswerConfig()
+    if not question.strip():
+        raise ArrieroError("the question is empty: expected at least one word")
+    hits = retrieve(collection, question, config, history=history, filters=filters)
+    if not hits or max(hit.dense for hit in hits) < config.threshold:
+        yield REFUSAL
+        yield _refusal(question, hits)
+        return
+    reserve = min(config.sampling.max_tokens, engine.context // 2)
+    spans = pick_sentences(question, hits, collection.encoder, config.sentences) if config.sentences else None
+    prompt = build_prompt(
+        engine.tokenizer,
+        question,
+        hits,
+        spans=spans,
+        history=history,
+        context=engine.context,
+        reserve=reserve,
+    )
+    yield from _generate(collection, engine, question, prompt, config, cancel)
+
+
+def retrieve(
+    collection: Collection,
+    question: str,
+    config: AnswerConfig,
+    *,
+    history: Sequence[Turn] = (),
+    filters: dict[str, str] | None = None,
+) -> list[Hit]:
+    """The passages for a question. In a talk a follow-up ('And when?') means little alone, so the question before it is
+    asked with it too, and of the two lists the one with the closer best passage is taken.
+    """
+    found = collection.search(question, k=config.k, mode=config.mode, filters=filters)
+    if history:
+        both = collection.search(f"{history[-1].question} {question}", k=config.k, mode=config.mode, filters=filters)
+        best = [max((hit.dense for hit in hits), default=-1.0) for hits in (found, both)]
+        return both if best[1] > best[0] else found
+    return found
+
+
+def _refusal(question: str, hits: Sequence[Hit]) -> Answer:
+    return Answer(
+        question=question,
+        text=REFUSAL,
+        citations=(),
+        passages=tuple(hits),
+        refused=True,
+        grounded="none",
+        finish_reason="refused",
+    )
+
+
+def _generate(
+    collection: Collection,
+    engine: Engine,
+    question: str,
+    prompt: Prompt,
+    config: AnswerConfig,
+    cancel: threading.Event | None,
+) -> Iterator[str | Answer]:
+    grounder = Grounder(prompt.sources, question, collection.encoder)
+    room = engine.context - len(prompt.ids)
+    sampling = dataclasses.replace(config.sampling, max_tokens=min(config.sampling.max_tokens, room))
+    said, completion = [], None
+    for delta in engine.stream(Request(prompt_ids=prompt.ids, sampling=sampling, cancel=cancel)):
+        completion = delta.completion or completion
+        if piece := grounder.push(delta.text):
+            said.append(piece)
+            yield piece
+    assert completion is not None, "a stream ends with its completion"
+    if piece := grounder.flush():
+        said.append(piece)
+        yield piece
+    yield Answer(
+        question=question,
+        text="".join(said),
+        citations=tuple(grounder.citations),
+        passages=tuple(source.hit for source in prompt.sources),
+        refused=False,
+        grounded=grounder.grounded,
+        finish_reason=completion.finish_reason,
+        prompt_tokens=len(prompt.ids),
+        completion_tokens=len(completion.ids),
+    )

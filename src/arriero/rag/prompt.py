@@ -1,0 +1,136 @@
+"""The prompt of a grounded answer: numbered passages, then the question exactly as it was typed.
+
+What does not fit the context is left out in this order: earlier turns (oldest first), whole passages (worst first), the
+end of the last passage that is kept. The question is never cut. The prompt claims nothing about a passage being whole:
+what is left out between two sentences, or after the last one, shows as '…'.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from arriero.common.errors import ArrieroError
+from arriero.rag.evidence import Span
+from arriero.rag.search import Hit
+from arriero.tokenizer.chat import Message
+from arriero.tokenizer.tokenizer import Tokenizer
+
+SYSTEM = "Answer the question from the numbered passages in one or two short sentences."
+
+GAP = " … "
+
+MIN_PIECE_CHARACTERS = 80
+"""A passage that would be cut to fewer is left out: a few words answer nothing, and mislead."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """An earlier question of the talk, and its answer."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A passage as it stands in the prompt."""
+
+    number: int
+    """What the prompt calls it, from 1."""
+    hit: Hit
+    spans: tuple[Span, ...]
+    """The pieces of the passage's text that are shown, as offsets in it, in order."""
+
+    @property
+    def pieces(self) -> list[str]:
+        """The texts of the spans, as the document has them."""
+        return [self.hit.passage.text[start:end] for start, end in self.spans]
+
+    @property
+    def shown(self) -> str:
+        """What the model reads: one paragraph, since line breaks and indentation tell a small model little."""
+        text = GAP.join(" ".join(piece.split()) for piece in self.pieces)
+        return text + ("" if self.spans[-1][1] >= len(self.hit.passage.text.rstrip()) else GAP.rstrip())
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model reads."""
+
+    ids: list[int]
+    sources: tuple[Source, ...]
+    dropped_turns: int
+    """Earlier turns that did not fit."""
+
+
+def build_prompt(
+    tokenizer: Tokenizer,
+    question: str,
+    hits: Sequence[Hit],
+    *,
+    spans: Sequence[Sequence[Span]] | None = None,
+    history: Sequence[Turn] = (),
+    context: int,
+    reserve: int,
+) -> Prompt:
+    """Fit as much as the context takes.
+
+    Args:
+        tokenizer: the model's, with its chat template.
+        question: as typed.
+        hits: passages, best first.
+        spans: what to show of each passage, by default all; a passage without any is left out.
+        history: earlier turns of the talk, oldest first.
+        context: tokens that the model takes, the answer included.
+        reserve: tokens kept for the answer.
+
+    Raises:
+        ArrieroError: the question alone does not fit.
+    """
+    room = context - reserve
+    shown = spans if spans is not None else [[(0, len(hit.passage.text))] for hit in hits]
+    wanted = [(hit, tuple(parts)) for hit, parts in zip(hits, shown, strict=True) if parts]
+    sources = [Source(number, hit, parts) for number, (hit, parts) in enumerate(wanted, 1)]
+    turns = list(history)
+
+    def fits(shown: Sequence[Source]) -> bool:
+        return len(tokenizer.encode_chat(write_messages(question, shown, turns))) <= room
+
+    if (alone := len(tokenizer.encode_chat(write_messages(question, ())))) > room:
+        raise ArrieroError(
+            f"the question takes {alone} tokens, and {room} of the model's context of {context} are free beside the "
+            "answer: shorten the question, or take a model with a longer context"
+        )
+    while turns and not fits(sources):
+        turns.pop(0)
+    while sources and not fits(sources):
+        last = sources.pop()
+        low, high = 0, last.spans[-1][1]
+        while low < high:  # the longest beginning that fits
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if fits([*sources, *_cut(last, middle)]) else (low, middle - 1)
+        if kept := _cut(last, low):
+            sources += kept
+            break
+    ids = tokenizer.encode_chat(write_messages(question, sources, turns))
+    return Prompt(ids, tuple(sources), len(history) - len(turns))
+
+
+def write_messages(question: str, sources: Sequence[Source], history: Sequence[Turn] = ()) -> list[Message]:
+    """The chat that asks the question."""
+    messages: list[Message] = [{"role": "system", "content": SYSTEM}]
+    for turn in history:
+        messages.append({"role": "user", "content": turn.question})
+        messages.append({"role": "assistant", "content": turn.answer})
+    passages = "".join(f"[{source.number}] {source.shown}\n\n" for source in sources)
+    messages.append({"role": "user", "content": f"{passages}Question: {question}"})
+    return messages
+
+
+def _cut(source: Source, end: int) -> list[Source]:
+    """The passage's pieces up to a character, ended at a blank where one is near; nothing if too little is left."""
+    text = source.hit.passage.text
+    if end < source.spans[-1][1] and (blank := max(text.rfind(mark, end - 24, end) for mark in " \n\t")) > 0:
+        end = blank
+    spans = tuple((start, min(stop, end)) for start, stop in source.spans if start < end)
+    enough = sum(stop - start for start, stop in spans) >= MIN_PIECE_CHARACTERS
+    return [replace(source, spans=spans)] if enough else []
