@@ -185,7 +185,7 @@ def test_full_disk_while_the_index_is_written(collection: Collection, many: Path
 
     with monkeypatch.context() as patch:
         patch.setattr(FaissIndex, "save", full)
-        with pytest.raises(ArrieroError, match="documents are stored.*No space left"):
+        with pytest.raises(ArrieroError, match=r"documents are stored.*No space left"):
             collection.add(many)
     assert len(collection.list()) == FILES
     assert len(collection.search("w7x1", k=100, mode="dense")) == collection.store.passage_count()

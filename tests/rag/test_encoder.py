@@ -15,7 +15,8 @@ from arriero.rag.encoder import load_encoder, pool
 
 transformers = pytest.importorskip("transformers")
 
-WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] the llama carries wool over mountains query : passage a b c d e f g h".split()
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS = [*SPECIAL, "the", "llama", "carries", "wool", "over", "mountains", "query", ":", "passage", *"abcdefgh"]
 TEXTS = ["the llama carries wool", "a b", "over mountains the llama carries a b c d e f g h " * 4, "", "b a"]
 
 

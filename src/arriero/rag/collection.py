@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -167,38 +168,16 @@ class Collection:
         A source that cannot be found at all is reported and its documents stay: the disk may not be mounted.
         """
         with self._writing():
-            files: dict[bytes, tuple[SourceFile, Mapping[str, str]]] = {}
-            lost: list[bytes] = []
-            failed: list[tuple[str, str]] = []
-            sources = self.store.sources()
-            excluded = {location for location, (kind, _) in sources.items() if kind == "excluded"}
-            for location, (kind, given) in sources.items():
-                path = place(location, self.folder)
-                if (kind == "folder" and not path.is_dir()) or (kind == "file" and not path.parent.is_dir()):
-                    lost.append(location)
-                    failed.append(
-                        (
-                            str(path),
-                            "not found; its documents stay (`rag remove` forgets them, `rag add` its new place)",
-                        )
-                    )
-                elif kind == "folder" or (kind == "file" and path.exists()):
-                    skipped = Counter[str]()
-                    for file in source_files(path, self.folder, skipped):
-                        if file.location not in excluded:
-                            files[file.location] = (file, {**files.get(file.location, (file, {}))[1], **given})
-                    if skipped["unreadable folder"]:
-                        lost.append(location)
-                        failed.append((str(path), "a folder in it cannot be read; its documents stay"))
+            survey = self._survey()
             vanished = [
                 info.name
                 for info in self.store.documents()
                 if info.location is not None
-                and info.location not in files
-                and not any(is_under(info.location, location) for location in lost)
+                and info.location not in survey.files
+                and not any(is_under(info.location, source) for source in survey.unseen)
             ]
-            report = self._ingest([*files.values()], progress, vanished)
-            report.failed[:0] = failed
+            report = self._ingest([*survey.files.values()], progress, vanished)
+            report.failed[:0] = [(str(place(source, self.folder)), why) for source, why in survey.unseen.items()]
             return report
 
     def remove(self, names: str | Path | Iterable[str | Path]) -> Names:
@@ -299,6 +278,27 @@ class Collection:
         before = sources.get(location, ("", {}))[1]
         self.store.set_source(location, "folder" if path.is_dir() else "file", {**before, **given})
 
+    def _survey(self) -> "_Survey":
+        """What the sources hold now."""
+        survey = _Survey({}, {})
+        sources = self.store.sources()
+        excluded = {location for location, (kind, _) in sources.items() if kind == "excluded"}
+        for location, (kind, given) in sources.items():
+            path = place(location, self.folder)
+            if kind == "excluded" or (kind == "file" and path.parent.is_dir() and not path.exists()):
+                continue
+            if not path.exists() or (kind == "folder" and not path.is_dir()):
+                survey.unseen[location] = "not found; its documents stay (`rag remove` forgets them)"
+                continue
+            skipped = Counter[str]()
+            for file in source_files(path, self.folder, skipped):
+                if file.location not in excluded:
+                    earlier = survey.files.get(file.location, (file, {}))[1]
+                    survey.files[file.location] = (file, {**earlier, **given})
+            if skipped["unreadable folder"]:
+                survey.unseen[location] = "a folder in it cannot be read; its documents stay"
+        return survey
+
     def _ingest(
         self,
         files: Sequence[tuple[SourceFile, Mapping[str, str]]],
@@ -370,6 +370,14 @@ class Collection:
                 f"the collection in {self.folder} needs its encoder '{name}': give the encoder's folder"
             )
         return folder
+
+
+@dataclass
+class _Survey:
+    files: dict[bytes, tuple[SourceFile, Mapping[str, str]]]
+    """Location → file and the metadata given with its sources."""
+    unseen: dict[bytes, str]
+    """Source that could not be looked at as a whole → why."""
 
 
 def _names_beside(path: Path) -> Names:

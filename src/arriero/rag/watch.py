@@ -76,7 +76,7 @@ def _update(
 
 
 def _watched(sources: dict[Path, str]) -> list[Path]:
-    """A folder itself; for a file its folder, because an editor that saves by renaming puts another file in its place."""
+    """A folder itself; for a file its folder, for an editor that saves by renaming puts another file in its place."""
     places: Iterable[Path] = (path if kind == "folder" else path.parent for path, kind in sources.items())
     return sorted({place.resolve() for place in places if place.is_dir()})
 
