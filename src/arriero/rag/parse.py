@@ -122,6 +122,7 @@ def parse_bytes(name: str, data: bytes, *, limits: ParseLimits | None = None) ->
     limits = limits or ParseLimits()
     _check_size(name, len(data), limits)
     budget = Budget(limits)
+    kind = "zip"  # the only content that is opened to tell its format
     try:
         kind = format_of(name, data, budget)
         with warnings.catch_warnings():

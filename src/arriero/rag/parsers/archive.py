@@ -8,6 +8,7 @@ expansion ("billion laughs", outside files) needs one; only each part's prolog i
 import io
 import re
 import zipfile
+import zlib
 from xml.parsers import expat
 
 from arriero.common.errors import FormatError
@@ -47,7 +48,7 @@ def office_kind(data: bytes, budget: Budget) -> str:
                     budget.check()
                     _refuse_doctype(archive, member)
             return kind
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError, RuntimeError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError, RuntimeError, zlib.error) as error:
         if isinstance(error, FormatError):
             raise
         raise FormatError(f"broken zip archive ({error})") from error

@@ -32,6 +32,8 @@ class ParseLimits:
     """Characters of text that a file may give."""
     max_depth: int = 256
     """Levels of nesting in HTML and JSON, tables within tables in Office files. libxml2 itself stops at 256."""
+    max_memory: int = 8 * 1024**3
+    """Address space of the process in `arriero.rag.isolation`, in bytes (Linux); unbounded when in process."""
     max_seconds: float = 300.0
     """Time for one file, in seconds; see the file's docstring for how it is kept."""
 

@@ -17,10 +17,6 @@ from arriero.rag.parsers.limits import Budget, Parsed
 _LOCK = threading.Lock()
 _BOOKMARK_DEPTH = 8
 _METADATA = {"Title": "title", "Author": "author", "Subject": "subject", "Keywords": "keywords", "CreationDate": "date"}
-_ERROR_MEANINGS = {
-    "password": "encrypted PDF: remove the password first",
-    "security": "encrypted PDF with a security scheme that is not supported",
-}
 # PDFium writes U+FFFE (or U+0002) for a hyphen at a line's end and joins the lines; other producers leave '-\n'.
 _LINE_HYPHEN = re.compile(r"(\w+)(?:[\ufffe\x02](?:\r?\n)?|[-\u2010\xad]\r?\n)(\w+)")
 _WORD = re.compile(r"\w+(?:[-\u2010]\w+)*")
@@ -37,13 +33,11 @@ def read_pdf(data: bytes, budget: Budget) -> Parsed:
         try:
             with closing(pdfium.PdfDocument(data)) as document:
                 budget.pages(len(document))
-                if len(document) == 0:
-                    raise FormatError("PDF without pages")
                 pages = list(_page_texts(document, budget))
                 bookmarks = _bookmarks(document)
                 metadata = _metadata(document)
         except pdfium.PdfiumError as error:
-            raise FormatError(_meaning(str(error))) from error
+            raise FormatError(_reason(str(error), data)) from error
     if not any(text.strip() for text in pages):
         raise FormatError(
             f"no text on {len(pages)} pages: a scanned PDF? Run it through OCR first (for example ocrmypdf)"
@@ -52,11 +46,16 @@ def read_pdf(data: bytes, budget: Budget) -> Parsed:
     return Parsed(list(_sections(pages, bookmarks)), metadata)
 
 
-def _meaning(message: str) -> str:
-    for word, meaning in _ERROR_MEANINGS.items():
-        if word in message.lower():
-            return meaning
-    return f"broken PDF ({message})"
+def _reason(message: str, data: bytes) -> str:
+    """What PDFium's error means. Its last error is that of an earlier file when this one merely has no pages, so that a
+    password is believed only where the file has an encryption dictionary, whose key always stands in plain bytes.
+    """
+    if b"/Encrypt" in data:
+        if "password" in message.lower():
+            return "encrypted PDF: remove the password first"
+        if "security" in message.lower():
+            return "encrypted PDF, with a security scheme that is not supported"
+    return "broken PDF, or one without pages"
 
 
 def _page_texts(document: Any, budget: Budget) -> Iterator[str]:
