@@ -93,7 +93,7 @@ def _stream(engine: "Engine", request: "Request") -> "list[Completion]":
 def _show(completions: "list[Completion]") -> None:
     for completion in completions:
         if len(completions) > 1:
-            console().rule(f"{completion.sample + 1} of {len(completions)}", style="dim")
+            console().print(f"--- {completion.sample + 1} of {len(completions)}", style="dim")
         print(printable(completion.text))
 
 

@@ -15,13 +15,16 @@ from rich.markup import escape
 
 from arriero.common.errors import ArrieroError
 
+UNWRAPPED = 100_000
+"""Columns of a stream that is no terminal."""
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def console(*, error: bool = False) -> Console:
-    """A console on the output stream, or on the error stream; text is never wrapped when it goes into a pipe."""
+    """A console on the output stream, or on the error stream; nothing is wrapped when it goes into a pipe."""
     stream = sys.stderr if error else sys.stdout
-    return Console(file=stream, highlight=False, soft_wrap=not stream.isatty())
+    return Console(file=stream, highlight=False, width=None if stream.isatty() else UNWRAPPED)
 
 
 def print_json(value: Any) -> None:

@@ -20,7 +20,13 @@ def pick_sentences(question: str, hits: Sequence[Hit], encoder: SentenceEncoder,
     if not texts:
         return [[] for _ in hits]
     scores = encoder.encode_passages(texts) @ encoder.encode_queries([question])[0]  # (sentences,)
-    best = np.argsort(-scores, kind="stable")[:count]
+    best: list[int] = []
+    said: set[str] = set()
+    for at in np.argsort(-scores, kind="stable"):
+        words = " ".join(texts[at].split()).casefold()
+        if words not in said and len(best) < count:  # documents repeat one another
+            said.add(words)
+            best.append(int(at))
     chosen: list[list[Span]] = [[] for _ in hits]
     for at in sorted(best):
         index, (start, end) = spans[at]
