@@ -13,10 +13,9 @@ from pathlib import Path
 from types import TracebackType
 
 from arriero.common.errors import ArrieroError, NotFoundError, did_you_mean
-from arriero.model.source import DEFAULT_ENCODER
 from arriero.rag.chunk import ChunkConfig
+from arriero.rag.contracts import TextEncoder, Vectors
 from arriero.rag.document import Document
-from arriero.rag.encoder import TextEncoder, Vectors, load_encoder
 from arriero.rag.ingest import Ingest, IngestReport, ProgressCallback, describe_chunking, read_chunking
 from arriero.rag.live_index import LiveIndex
 from arriero.rag.lock import hold_lock
@@ -333,6 +332,9 @@ class Collection:
         return self._index
 
     def _open_encoder(self) -> TextEncoder:
+        from arriero.model.source import DEFAULT_ENCODER  # these bring torch, which listing and removing do without
+        from arriero.rag.encoder import load_encoder
+
         asked = self._asked_encoder
         if asked is None:
             hint = self.store.setting("encoder_hint") if self.exists else None

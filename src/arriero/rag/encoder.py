@@ -8,48 +8,24 @@ Shapes: `B` texts of a batch, `T` tokens, `C` hidden size, `dim` size of the vec
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from arriero.common.device import pick_device
 from arriero.common.errors import ArrieroError, FormatError, NotFoundError, require
+from arriero.rag.contracts import Advance, Vectors
 from arriero.rag.encoder_folder import Tower, fingerprint, read_json, read_tower, weight_files
 
-Vectors = NDArray[np.float32]
-Advance = Callable[[int], None]
 # A batch is padded to its longest text and holds at most this many tokens: larger ones leave the caches of a CPU core.
 TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65536, "mps": 16384}
-
-
-class TextEncoder(Protocol):
-    """What the collection asks of an encoder."""
-
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-
-    @property
-    def dim(self) -> int:
-        """Size of a vector."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Equal for two encoders only if they give the same vectors."""
-
-    def encode_queries(self, texts: Sequence[str]) -> Vectors:
-        """(N, dim), fp32."""
-
-    def encode_passages(self, texts: Sequence[str], advance: Advance | None = None) -> Vectors:
-        """(N, dim), fp32; `advance` is told how many more texts are done."""
 
 
 class Encoder:

@@ -18,11 +18,11 @@ import numpy as np
 from arriero.common.errors import ArrieroError
 from arriero.common.files import sha256
 from arriero.rag.chunk import ChunkConfig, split
+from arriero.rag.contracts import TextEncoder, Vectors
 from arriero.rag.document import Document, Passage
-from arriero.rag.encoder import TextEncoder
 from arriero.rag.parse import parse_file
 from arriero.rag.sources import SourceFile, pick_name
-from arriero.rag.store import DocumentInfo, DocumentRow, Store, Vectors
+from arriero.rag.store import DocumentInfo, DocumentRow, Store
 
 GROUP_PASSAGES = 256
 """Passages that are encoded and stored together: some seconds of work on two cores."""

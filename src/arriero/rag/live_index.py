@@ -3,7 +3,7 @@
 A snapshot is trusted only if the store knows its token. The store notes the token of a snapshot before it is written
 and keeps the one before, so either file found after a crash is good, and a file of another history (a store restored
 from a backup beside a newer snapshot) is not. A trusted snapshot is caught up by comparing ids; any other is built
-again.
+again. A reader never builds a graph: without a snapshot it searches exactly.
 """
 
 import json
@@ -48,9 +48,11 @@ class LiveIndex:
             ArrieroError: it could not be written. Nothing is lost: the index is built again from the store.
         """
         with self._store.read():
-            index = self.get()
+            self.get()
         if self._generation == self._saved_generation and self._path.is_file():
             return
+        assert self._index is not None
+        self._index = index = self._index.settled()
         token = secrets.token_hex(8)
         self._store.set_settings(**{_TOKENS: json.dumps([*self._tokens()[-1:], token])})
         try:

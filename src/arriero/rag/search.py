@@ -6,12 +6,12 @@ vector, also for a passage that BM25 alone found, for p(z|x) is a softmax over t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from arriero.common.errors import ArrieroError, did_you_mean
+from arriero.rag.contracts import VectorIndex, Vectors
 from arriero.rag.document import Passage
 from arriero.rag.store import Store
 
@@ -20,16 +20,6 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 RRF_CONSTANT = 60
 # How deep each list is read before they are fused: a passage below this in both lists cannot reach the first few.
 FUSION_DEPTH = 100
-
-Vectors = NDArray[np.float32]
-Ids = NDArray[np.int64]
-
-
-class VectorIndex(Protocol):
-    """What may stand behind dense search: FAISS in this process, or a server."""
-
-    def search(self, query: Vectors, k: int, allowed: Ids | None = None) -> list[int]:
-        """Ids of the k largest inner products, best first; among `allowed` alone where that is given."""
 
 
 @dataclass(frozen=True, kw_only=True)

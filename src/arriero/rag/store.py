@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from arriero.common.errors import ArrieroError, FormatError, NotFoundError, did_you_mean
+from arriero.rag.contracts import Ids, Vectors
 from arriero.rag.document import Passage
 from arriero.rag.schema import check_schema, create_file
 from arriero.rag.terms import index_text, match_expression
@@ -28,9 +28,6 @@ FILE_NAME = "store.sqlite"
 _BUSY_SECONDS = 30.0
 _BLOCK = 4096  # rows read at once where all vectors pass by
 _PASSAGE_COLUMNS = 'p.text, d.name, p.start, p."end", p.page, p.page_end, p.section, p.ordinal'
-
-Vectors = NDArray[np.float32]
-Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
