@@ -1,0 +1,47 @@
+"""The product is the same through either library, in any shape, and gradients still flow."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from arriero.kernels.linear import linear, uses_onednn
+
+SHAPES = [(5,), (1, 5), (16, 5), (2, 3, 5), (0, 5)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_without_gradients_the_product_is_that_of_a_float64_matmul(shape, dtype):
+    torch.manual_seed(0)
+    x, weight = torch.randn(shape).to(dtype), torch.randn(7, 5).to(dtype)
+    with torch.inference_mode():
+        product = linear(x, weight)
+    assert product.shape == (*shape[:-1], 7)
+    assert product.dtype == dtype
+    bound = 8 * torch.finfo(dtype).eps
+    torch.testing.assert_close(product.double(), x.double() @ weight.double().T, rtol=bound, atol=4 * bound)
+
+
+@pytest.mark.parametrize("make", [lambda x: x.transpose(0, 1), lambda x: x[:, ::2], lambda x: x[:1].expand(3, 4, 5)])
+def test_inputs_need_not_be_contiguous(make):
+    torch.manual_seed(0)
+    x, weight = make(torch.randn(3, 4, 5)), torch.randn(7, 5)
+    with torch.inference_mode():
+        torch.testing.assert_close(linear(x, weight), F.linear(x, weight))
+
+
+def test_gradients_flow_where_they_are_recorded():
+    x = torch.randn(3, 5, requires_grad=True)
+    weight = torch.randn(7, 5, requires_grad=True)
+    assert not uses_onednn(x, weight)
+    linear(x, weight).sum().backward()
+    torch.testing.assert_close(x.grad, weight.detach().sum(0).expand(3, 5))
+    assert weight.grad is not None
+
+
+@torch.no_grad()
+def test_other_dtypes_and_devices_are_left_to_pytorch():
+    x = torch.zeros(2, 5)
+    assert uses_onednn(x, x) == torch.backends.mkldnn.is_available()
+    assert not uses_onednn(x.double(), x.double())
+    assert not uses_onednn(x.to("meta"), x.to("meta"))
