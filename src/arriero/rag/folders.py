@@ -22,7 +22,7 @@ def walk(paths: Iterable[Path], skipped: Counter[str] | None = None) -> Iterator
     folder only the supported suffixes come. Links are followed, but no folder is entered twice.
 
     Args:
-        skipped: counts what was left out, by suffix ('.png'), 'hidden', 'ignored folder' or 'unreadable folder'.
+        skipped: counts what was left out, by suffix ('.png') or by reason ('hidden', 'ignored folder', ...).
 
     Raises:
         NotFoundError: a path of `paths` does not exist.
@@ -70,7 +70,7 @@ def _below(root: Path, seen: set[tuple[int, int]], skipped: Counter[str]) -> Ite
         folders = []
         for entry in entries:
             path = folder / entry.name
-            if entry.is_dir():
+            if _is_folder(entry):
                 if is_ignored(entry.name):
                     skipped["ignored folder"] += 1
                 else:
@@ -78,9 +78,18 @@ def _below(root: Path, seen: set[tuple[int, int]], skipped: Counter[str]) -> Ite
             elif not is_document(path):
                 hidden = entry.name.startswith(_IGNORED_STARTS)
                 skipped["hidden" if hidden else path.suffix.lower() or "no suffix"] += 1
-            elif entry.is_file():
+            elif path.is_file():
                 yield path
+            else:
+                skipped["broken link or no ordinary file"] += 1
         pending += reversed(folders)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -68,7 +68,7 @@ class ParserProcess:
         if child is None:
             return
         child.kill()
-        with child:  # closes the pipes and waits
+        with contextlib.suppress(BrokenPipeError), child:  # closes the pipes (one may hold an unread request) and waits
             pass
 
     def _ask(self, request: dict[str, str], name: str) -> dict[str, Any]:

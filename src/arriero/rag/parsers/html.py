@@ -96,11 +96,13 @@ class _BlockReader:
         self._buffer: list[str] = []
         self._code = 0
         self._row = 0
+        self._tight = False
 
     def start(self, element: Any) -> None:
         tag = element.tag
         if self._is_border(element):
-            self._flush(0, tag in _TIGHT)
+            self._flush(0)
+            self._tight = self._tight or tag in _TIGHT
         self._code += _is_code(element)
         self._row += _is_data_row(element)
         if tag in ("li", "item") and not self._row:
@@ -113,7 +115,7 @@ class _BlockReader:
         tag = element.tag
         self._row -= _is_data_row(element)
         if self._is_border(element):
-            self._flush(_level(element), tag in _TIGHT)
+            self._flush(_level(element))
         elif self._row:
             self._buffer.append(" | " if tag in ("td", "th", "cell") else " " if tag in _BLOCKS else "")
         self._code -= _is_code(element)
@@ -124,7 +126,7 @@ class _BlockReader:
     def _is_border(self, element: Any) -> bool:
         return not self._row and (element.tag in _BLOCKS or _is_code(element))
 
-    def _flush(self, level: int, tight: bool) -> None:
+    def _flush(self, level: int) -> None:
         text = "".join(self._buffer)
         if not self._code:
             text = (
@@ -137,7 +139,8 @@ class _BlockReader:
             return
         self._buffer.clear()
         if text.strip(" \n|"):
-            self.blocks.append(_Block(level, text.strip("\n"), tight))
+            self.blocks.append(_Block(level, text.strip("\n"), self._tight))
+        self._tight = False
 
 
 def _read_blocks(root: Any, skip: frozenset[str]) -> list[_Block]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
-from arriero.common.errors import require
+from arriero.common.errors import FormatError, require
 from arriero.rag.document import Section
 from arriero.rag.parsers.encoding import decode
 from arriero.rag.parsers.headings import Headings
@@ -17,6 +17,9 @@ from arriero.rag.parsers.limits import Budget, Parsed
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
+
+MAX_NESTING = 100
+"""Levels of blocks within blocks; a list takes two. Bounded by Python's stack: the parser is recursive."""
 
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.{0,20000}?)^(?:---|\.\.\.)[ \t]*$", re.DOTALL | re.MULTILINE)
 _FRONT_FIELD = re.compile(r"^(title|author|date|language|description)\s*:\s*(\S.*)$", re.MULTILINE | re.IGNORECASE)
@@ -40,9 +43,11 @@ def markdown_sections(text: str, budget: Budget) -> list[Section]:
     """The sections of a Markdown text (CommonMark and tables)."""
     markdown_it = require("markdown_it", extra="rag", purpose="reading Markdown")
     budget.characters(len(text))
-    parser = markdown_it.MarkdownIt("commonmark").enable("table")
+    parser = markdown_it.MarkdownIt("commonmark", {"maxNesting": MAX_NESTING}).enable("table")
     writer = _Writer(budget)
     for token in parser.parse(text):
+        if token.nesting == 1 and token.level >= MAX_NESTING - 1:  # what is deeper would be left out without a word
+            raise FormatError(f"lists or quotes nested deeper than {MAX_NESTING // 2} levels")
         writer.write(token)
     return writer.finish()
 
