@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import json
 import re
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -116,6 +117,10 @@ def _gather(option: Option, given: Sequence[str]) -> str:
 def _existing(path: str) -> str:
     if not Path(path).is_file():
         raise UsageError(f"option --config: no such file: {path}")
+    try:
+        tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"option --config: {path} is no TOML: {error}") from error
     return path
 
 

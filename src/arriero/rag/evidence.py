@@ -139,6 +139,8 @@ def sentence_spans(text: str, *, line_breaks: bool = False) -> list[Span]:
     spans: list[Span] = []
     start: int | None = None
     pieces = list(atoms(text))
+    if not pieces:
+        return []
     for atom, following in zip(pieces, [*(piece.start for piece in pieces[1:]), len(text)], strict=True):
         start = atom.start if start is None else start
         ended = ends_sentence(text, atom.start, atom.end, following)

@@ -1,0 +1,62 @@
+"""A tiny model of random weights with a byte-level tokenizer and a chat template, and the program in this process."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+
+from arriero.cli.main import main
+from arriero.model.config import LlamaConfig
+from arriero.model.formats.hf import save_hf
+from arriero.model.transformer import Llama
+from arriero.tokenizer.chat import CHATML
+from arriero.tokenizer.tokenizer import Tokenizer
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The program in this process: `run("model", "show", "x", stdin="text")`."""
+
+    def call(*argv: str | Path, stdin: str = "") -> Outcome:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()), encoding="utf-8"))
+        capsys.readouterr()
+        try:
+            code = main([str(word) for word in argv])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return Outcome(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face folder: two layers, random weights, a context of 256, 256 bytes and three control tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = tokenizers.Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(
+        [AddedToken(word, special=True) for word in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")]
+    )
+    tokenizer = Tokenizer(backend, eos_id=256, bos_id=256, chat_template=CHATML)
+    config = LlamaConfig.of(
+        vocab_size=tokenizer.vocab_size, dim=32, n_layers=2, n_heads=4, n_kv_heads=2, max_seq_len=256
+    )
+    folder = tmp_path_factory.mktemp("tiny")
+    save_hf(Llama(config).init_weights(0), folder, bos_id=256, eos_id=256)
+    tokenizer.save(folder)
+    return folder
