@@ -90,8 +90,8 @@ def _check_sizes(header: GgufHeader, config: LlamaConfig) -> None:
     _find(header, "blk.0.attn_k.weight", (kv, config.dim))
     _find(header, "blk.0.ffn_gate.weight", (config.hidden_dim, config.dim))
     if config.n_layers * len(_LAYER) > len(header.tensors):
-        missing = next(name for name in gguf_names(config).values() if name not in header.tensors)
-        raise FormatError(f"{header.path}: tensor '{missing}' is missing")
+        _find(header, f"blk.{config.n_layers - 1}.attn_norm.weight", (config.dim,))
+        raise FormatError(f"{header.path}: it holds too few tensors for llama.block_count = {config.n_layers}")
 
 
 def _find(header: GgufHeader, name: str, shape: tuple[int, ...]) -> GgufTensor:

@@ -114,9 +114,9 @@ def llama3_divisors(config: LlamaConfig, scaling: RopeScaling) -> NDArray[np.flo
 def scaling_of_divisors(config: LlamaConfig, divisors: NDArray[np.float32]) -> RopeScaling | None:
     """The Llama 3 scaling that gives these divisors (D/2,); None when they are all 1.
 
-    The blend between kept and divided frequencies is linear in the frequency: `slope · turns + shift`. Only the ratios
-    of (original context, low, high) matter, so `low` is 1 and the line through the blended frequencies gives the other
-    two; with fewer than two of them, the published high/low ratio of 4 is tried.
+    The blend between kept and divided frequencies is a line, `slope · turns + shift`, cut off at 0 and 1, and only the
+    ratios of (original context, low, high) matter. Two blended frequencies give the line; with fewer, any line that
+    passes between the kept and the divided ones will do, and the published high/low ratio of 4 is preferred.
 
     Raises:
         FormatError: no Llama 3 scaling gives these divisors.
@@ -124,30 +124,41 @@ def scaling_of_divisors(config: LlamaConfig, divisors: NDArray[np.float32]) -> R
     if np.allclose(divisors, 1.0, rtol=1e-6):
         return None
     factor = float(divisors.max())
-    turns = _turns(config)  # (D/2,) full turns a token
-    with np.errstate(divide="ignore", invalid="ignore"):
+    if np.isfinite(divisors).all() and divisors.min() >= 1 - 1e-6:
+        turns = _turns(config)  # (D/2,) full turns a token
         blend = (1.0 / divisors.astype(np.float64) - 1.0 / factor) / (1.0 - 1.0 / factor)  # (D/2,)
+        slope, shift = _blend_line(turns, blend)
+        if slope > 0 > shift:
+            context, high = -slope / shift, 1.0 - 1.0 / shift  # with low = 1
+            whole = max(1, round(context))
+            original = whole if abs(whole - context) < 1e-4 * context else math.ceil(1000 * context)
+            low = 1.0 if original == whole else original / context
+            scaling = RopeScaling(
+                kind="llama3",
+                factor=factor,
+                low_freq_factor=low,
+                high_freq_factor=high * low,
+                original_max_seq_len=original,
+            )
+            if np.allclose(llama3_divisors(config, scaling), divisors, rtol=1e-3):
+                return scaling
+    raise FormatError(f"tensor '{ROPE_FREQS}' is not Llama 3's frequency scaling, the only one supported")
+
+
+def _blend_line(turns: NDArray[np.float64], blend: NDArray[np.float64]) -> tuple[float, float]:
+    """(slope, shift) of a line through the blended frequencies, above 1 on the kept ones, below 0 on the divided."""
     inner = (blend > 1e-6) & (blend < 1 - 1e-6)
     if inner.sum() > 1:
         slope, shift = np.polyfit(turns[inner], blend[inner], 1)
-        context, high = -slope / shift, (1.0 - shift) / -shift
-    elif inner.sum() == 1:
-        context, high = float((3.0 * blend[inner] + 1.0)[0] / turns[inner][0]), 4.0
-    else:
-        kept, divided = turns[blend > 0.5], turns[blend <= 0.5]
-        context = 4.0 / kept.min() if len(kept) else 0.5 / divided.max()
-        high = 4.0
-    if math.isfinite(factor * context * high) and factor > 1 and context >= 0.5 and high > 1:
-        scaling = RopeScaling(
-            kind="llama3",
-            factor=factor,
-            low_freq_factor=1.0,
-            high_freq_factor=float(high),
-            original_max_seq_len=max(1, round(context)),
-        )
-        if np.allclose(llama3_divisors(config, scaling), divisors, rtol=1e-3):
-            return scaling
-    raise FormatError(f"tensor '{ROPE_FREQS}' is not Llama 3's frequency scaling, the only one supported")
+        return float(slope), float(shift)
+    kept = float(turns[blend >= 1 - 1e-6].min(initial=math.inf))
+    divided = float(turns[blend <= 1e-6].max(initial=0.0))
+    if not inner.any():
+        top = kept if kept < math.inf else 4 * divided
+        return 1.0 / (top - divided), -divided / (top - divided)
+    turn, value = float(turns[inner][0]), float(blend[inner][0])
+    slope = max((value + 1 / 3) / turn, (1 - value) / (kept - turn), value / (turn - divided))
+    return slope, value - slope * turn
 
 
 def _turns(config: LlamaConfig) -> NDArray[np.float64]:
