@@ -1,7 +1,7 @@
 """y = x Wᵀ, through whichever of PyTorch's two CPU libraries is the faster one.
 
 `torch.nn.functional.linear` in float32 calls MKL, which on AMD processors leaves half of the speed unused: with
-SmolLM2's shapes oneDNN takes 0.35 to 0.6 of its time at 16 rows and more, 0.5 to 0.85 at one row (one thread of an EPYC;
+SmolLM2's shapes oneDNN takes 0.35 to 0.6 of its time at 16 rows and more, 0.5 to 0.85 at one row (one EPYC thread;
 weights as they lie, not repacked). For half precision PyTorch calls oneDNN itself.
 
 oneDNN's entry point, which `torch.compile` uses too, has no derivative: where gradients are recorded it is left alone.
