@@ -7,9 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from arriero.rag.chunk import ChunkConfig
 from arriero.rag.collection import Collection
+from arriero.tokenizer.chat import CHATML
+from arriero.tokenizer.tokenizer import Tokenizer
 
 
 class WordEncoder:
@@ -78,3 +82,15 @@ def write(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer() -> Tokenizer:
+    """A token a byte, and ChatML."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = tokenizers.Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    control = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    backend.add_special_tokens([AddedToken(word, special=True) for word in control])
+    return Tokenizer(backend, eos_id=256, chat_template=CHATML)
