@@ -32,7 +32,7 @@ MIN_COSINE = 0.45
 
 SHORT_WORDS = 3
 """A sentence of at most so many content words ('In 1870.') says too little for a cosine: all its words must be there,
-and the question is put before it when meanings are compared."""
+and its meaning is compared with the question before it too."""
 
 WIDEST_STRETCH = 3
 
@@ -87,8 +87,7 @@ class Evidence:
         self._stretches = [
             (index, span) for index, passage in enumerate(passages) for span in stretches(sentence_spans(passage))
         ]
-        self._single = {(index, span) for index, passage in enumerate(passages) for span in sentence_spans(passage)}
-        self._terms = [set(terms(passages[index][start:end])) for index, (start, end) in self._stretches]
+        self._present = [stems(passages[index][start:end]) for index, (start, end) in self._stretches]
         self._vectors: Vectors | None = None
 
     def support(self, sentence: str) -> Support | None:
@@ -99,9 +98,9 @@ class Evidence:
         found = self._by_words(sentence, needed)
         if not found:
             return None
-        asked = f"{self._question} {sentence}" if len(needed) <= SHORT_WORDS else sentence
-        vector = _normalise(self._encoder.encode_passages([asked]))[0]  # (dim,)
-        cosines = self._stretch_vectors() @ vector  # (stretches,)
+        asked = [sentence, f"{self._question} {sentence}"] if len(needed) <= SHORT_WORDS else [sentence]
+        vectors = _normalise(self._encoder.encode_passages(asked))  # (1 or 2, dim)
+        cosines = (self._stretch_vectors() @ vectors.T).max(axis=1)  # (stretches,)
         supports = [
             Support(self._stretches[at][0], *self._stretches[at][1], overlap, float(cosines[at]))
             for at, overlap in found
@@ -114,17 +113,12 @@ class Evidence:
         rigid, negated = rigid_terms(sentence), is_negated(terms(sentence))
         least = 1.0 if len(needed) <= SHORT_WORDS else MIN_OVERLAP
         found: list[tuple[int, float]] = []
-        contrary: list[tuple[int, Span]] = []
-        for position, (index, span) in enumerate(self._stretches):
-            present = {*self._terms[position], *map(stem, self._terms[position]), *self._headings[index]}
+        for position, (index, (start, end)) in enumerate(self._stretches):
+            present = self._present[position] | self._headings[index]
             overlap = len(needed & present) / len(needed)
-            if overlap < least or not rigid <= present:
-                continue
-            if is_negated(self._terms[position]) == negated:
-                if not any(index == other and span[0] <= start < span[1] for other, (start, _) in contrary):
+            if overlap >= least and rigid <= present:
+                if agrees(self._passages[index][start:end], needed, negated=negated):
                     found.append((position, overlap))
-            elif (index, span) in self._single:
-                contrary.append((index, span))
         return found
 
     def _stretch_vectors(self) -> Vectors:
@@ -197,6 +191,19 @@ def rigid_terms(sentence: str) -> set[str]:
         if word[0].isdigit() or "_" in word or (inside and word[:1].isupper()) or word[1:] != word[1:].lower():
             rigid.add(re.sub(r"'s?$", "", word.casefold()))
     return rigid - _STOP_WORDS
+
+
+def agrees(stretch: str, needed: set[str], *, negated: bool) -> bool:
+    """Whether a stretch affirms or denies as the sentence does, by the clause that shares most with the sentence.
+
+    A denial needs only some clause with a shared word that denies too: its 'not' often stands in another clause than
+    the name it is about.
+    """
+    clauses = [clause for clause in re.split(r"[,;:—()]|\bbut\b", stretch) if needed & stems(clause)]
+    if negated:
+        return any(is_negated(terms(clause)) for clause in clauses)
+    nearest = max(clauses, key=lambda clause: len(needed & stems(clause)), default="")
+    return not is_negated(terms(nearest))
 
 
 def is_negated(found: Iterable[str]) -> bool:

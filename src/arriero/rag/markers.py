@@ -6,7 +6,9 @@ What the model marks is a claim, not a proof: the markers that a reader sees are
 
 import re
 
-_MARKER = re.compile(r"(?<![\w\]\)\(\[=,`'\"])[ \t]*\[\d{1,3}(?:\s*[,;–-]\s*\d{1,3})*\](?![\w\[\(=`'\"])")
+_BEFORE = r"(?:(?<![ \t=(\[+*<>])[ \t]+|(?<![\w\])(\[=,`'\" \t]))"
+_NUMBERS = r"\d{1,3}(?:\s*[,;–-]\s*\d{1,3})*"
+_MARKER = re.compile(rf"{_BEFORE}\[{_NUMBERS}\](?![\w\[(=`'\"])")
 _LONGEST = 24
 """Characters after which an open bracket can no longer become a marker."""
 
@@ -40,5 +42,5 @@ class MarkerFilter:
 
     def _open(self) -> int:
         """How many characters at the end are held back: a bracket with the spaces before it, and what may follow it."""
-        tail = re.search(rf"[ \t]*\[[^\[\]]{{0,{_LONGEST}}}\]?$|[ \t]+$", self._text)
+        tail = re.search(rf"[ \t]*\[[^\[\]]{{0,{_LONGEST}}}\]?\Z|[ \t]+\Z", self._text)
         return len(tail[0]) if tail else 0
