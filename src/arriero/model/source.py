@@ -141,7 +141,7 @@ def resolve(source: str) -> Path:
         if snapshot := cached_snapshot(source):
             return snapshot
         raise NotFoundError(f"'{source}' is neither a path nor in the hub's cache: run `arriero model get {source}`")
-    if path.suffix or len(path.parts) > 1:
+    if "/" in source or path.suffix == ".gguf":
         raise NotFoundError(f"no such file or folder: {source}")
     raise NotFoundError(
         f"unknown model '{source}'{did_you_mean(source, [*NAMED, *PRESETS])}: expected a folder, a .gguf file, "

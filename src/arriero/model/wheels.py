@@ -208,8 +208,13 @@ def _sweep(folder: Path, name: str) -> None:
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
     """One process at a time; the system releases the lock of a killed one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        message = f"cannot write {path.parent}: {error.strerror or error} (ARRIERO_CACHE names another cache folder)"
+        raise ArrieroError(message) from error
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
