@@ -49,6 +49,8 @@ class AnswerConfig:
     def __post_init__(self) -> None:
         if self.k < 1:
             raise ArrieroError(f"k must be at least 1, not {self.k}")
+        if self.sentences < 0:
+            raise ArrieroError(f"sentences must be 0 (passages whole) or above, not {self.sentences}")
         if self.sampling.n != 1:
             raise ArrieroError(f"a question has one answer: expected n = 1, got {self.sampling.n}")
 

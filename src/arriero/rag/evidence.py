@@ -116,9 +116,10 @@ class Evidence:
         for position, (index, (start, end)) in enumerate(self._stretches):
             present = self._present[position] | self._headings[index]
             overlap = len(needed & present) / len(needed)
-            if overlap >= least and rigid <= present:
-                if agrees(self._passages[index][start:end], needed, negated=negated):
-                    found.append((position, overlap))
+            if overlap < least or not rigid <= present:
+                continue
+            if agrees(self._passages[index][start:end], needed, negated=negated):
+                found.append((position, overlap))
         return found
 
     def _stretch_vectors(self) -> Vectors:
