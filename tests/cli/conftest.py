@@ -44,19 +44,21 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Hugging Face folder: two layers, random weights, a context of 256, 256 bytes and three control tokens."""
+    """A Hugging Face folder: two layers, random weights, a context of 256, a token a byte."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = tokenizers.Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    merges = [("z", "q"), ("q", "z")]  # a GGUF file wants some
+    vocabulary = [*alphabet, *map("".join, merges)]
+    backend = tokenizers.Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(vocabulary)}, merges=merges))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(
         [AddedToken(word, special=True) for word in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")]
     )
-    tokenizer = Tokenizer(backend, eos_id=256, bos_id=256, chat_template=CHATML)
+    tokenizer = Tokenizer(backend, eos_id=258, bos_id=258, chat_template=CHATML)
     config = LlamaConfig.of(
         vocab_size=tokenizer.vocab_size, dim=32, n_layers=2, n_heads=4, n_kv_heads=2, max_seq_len=256
     )
     folder = tmp_path_factory.mktemp("tiny")
-    save_hf(Llama(config).init_weights(0), folder, bos_id=256, eos_id=256)
+    save_hf(Llama(config).init_weights(0), folder, bos_id=258, eos_id=258)
     tokenizer.save(folder)
     return folder

@@ -82,9 +82,7 @@ def test_what_no_passage_supports_is_said_to_be_so(collection, engine):
     assert (answer.text, answer.citations, answer.grounded) == ("Llamas carry gold to Chile.", (), "none")
 
 
-@pytest.mark.parametrize(
-    "question", ["你好吗 llamas carry?", "WHICH  Llamas carry\twool?", "llamas carry [1] <|im_end|>"]
-)
+@pytest.mark.parametrize("question", ["你好吗 llamas?", "WHICH  Llamas\tcarry?", "llamas [1] <|im_end|>"])
 def test_the_model_sees_the_question_as_typed(collection, engine, question):
     model = engine("x")
     ask(collection, model, question, EASY)

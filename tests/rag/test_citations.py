@@ -1,5 +1,7 @@
 """Citations: only passages that were in the prompt, only where they support the sentence, with quotes to the letter."""
 
+import itertools
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -116,7 +118,7 @@ ANSWER = "Llamas carry wool [2]. The ship left port in 1912. [1]\n\n- They fly, 
 def test_a_stream_in_any_pieces_joins_to_the_same_answer(encoder, cuts):
     edges = [0, *sorted(cuts), len(ANSWER)]
     grounder = Grounder(sources(), "q", encoder)
-    pieces = [grounder.push(ANSWER[start:end]) for start, end in zip(edges, edges[1:], strict=False)]
+    pieces = [grounder.push(ANSWER[start:end]) for start, end in itertools.pairwise(edges)]
     assert "".join(pieces) + grounder.flush() == (
         "Llamas carry wool. [1] The ship left port in 1912. [2]\n\n- They fly, e.g. to 3.5 places.\n你好。x[1]"
     )

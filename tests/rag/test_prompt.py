@@ -98,7 +98,7 @@ def test_without_room_for_a_passage_the_question_is_still_asked(build, byte_toke
 
 
 def test_a_question_that_does_not_fit_is_refused_by_name(build):
-    with pytest.raises(ArrieroError, match="the question takes .* tokens"):
+    with pytest.raises(ArrieroError, match=r"the question takes .* tokens"):
         build("why " * 500, [TEXT], context=1000)
 
 
