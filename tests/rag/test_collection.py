@@ -107,6 +107,29 @@ def test_one_bad_file_is_reported_and_skipped(collection: Collection, docs: Path
     assert "\n" not in reason
 
 
+def test_what_no_parser_reads_is_counted(collection: Collection, docs: Path, write_file) -> None:
+    write_file(docs / "photo.heic", "x")
+    write_file(docs / "photo2.heic", "x")
+    assert collection.add(docs).skipped[".heic"] == 2
+    assert collection.update().skipped[".heic"] == 2
+
+
+def test_a_collection_without_documents_finds_nothing(collection: Collection, tmp_path: Path, write_file) -> None:
+    assert collection.add(write_file(tmp_path / "empty.txt", "")).failed
+    for mode in ("hybrid", "dense", "bm25"):
+        assert collection.search("anything", mode=mode) == []
+    assert collection.list() == []
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, encoder, docs: Path, write_file) -> None:
+    write_file(tmp_path / "file", "x")
+    with (
+        Collection.open(tmp_path / "file" / "collection", encoder) as collection,
+        pytest.raises(ArrieroError, match="cannot be written"),
+    ):
+        collection.add(docs)
+
+
 def test_a_file_that_goes_bad_keeps_its_earlier_version(collection: Collection, docs: Path) -> None:
     collection.add([docs])
     (docs / "bread.txt").write_bytes(b"")
@@ -207,7 +230,7 @@ def test_moving_the_folder(tmp_path: Path, encoder, docs: Path) -> None:
 def test_another_encoder_is_an_error_that_names_both(collection: Collection, docs: Path, other_encoder) -> None:
     collection.add(docs)
     with Collection.open(collection.folder, other_encoder) as other:
-        for attempt in (lambda: other.search("x"), lambda: other.add(docs / "bread.txt") and other.encoder):
+        for attempt in (lambda: other.search("x"), lambda: other.add(docs / "bread.txt")):
             with pytest.raises(ArrieroError, match=r"'words'.*'other words'"):
                 attempt()
     assert collection.search("llamas")

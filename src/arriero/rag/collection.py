@@ -4,18 +4,18 @@ The folder can be moved and copied: it holds no absolute path. It is made by the
 one that exists. Reading goes on while another process writes; there is one writer at a time.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from arriero.common.errors import ArrieroError, NotFoundError, did_you_mean
+from arriero.common.errors import NotFoundError, did_you_mean
 from arriero.rag.chunk import ChunkConfig
 from arriero.rag.contracts import TextEncoder, Vectors
 from arriero.rag.document import Document
+from arriero.rag.encoder_binding import bind_encoder
 from arriero.rag.ingest import Ingest, IngestReport, ProgressCallback, describe_chunking, read_chunking
 from arriero.rag.live_index import LiveIndex
 from arriero.rag.lock import hold_lock
@@ -112,7 +112,8 @@ class Collection:
             ArrieroError: another encoder than the collection was made with.
         """
         if self._encoder is None:
-            self._encoder = self._open_encoder()
+            store = self.store if self.exists else None
+            self._encoder = bind_encoder(store, self.folder, self._asked_encoder, self._device)
         return self._encoder
 
     @property
@@ -150,8 +151,11 @@ class Collection:
             with self.store.write():
                 for path in listed:
                     self._remember(path, given)
-            files = {file.location: (file, given) for path in listed for file in source_files(path, self.folder)}
-            return self._ingest([*files.values()], progress)
+            skipped = Counter[str]()
+            found = (file for path in listed for file in source_files(path, self.folder, skipped))
+            report = self._ingest([*{file.location: (file, given) for file in found}.values()], progress)
+            report.skipped.update(skipped)
+            return report
 
     def add_documents(self, documents: Iterable[Document], progress: ProgressCallback | None = None) -> IngestReport:
         """Take in texts that are no files; one of a known name replaces the earlier one."""
@@ -176,6 +180,7 @@ class Collection:
                 and not any(is_under(info.location, source) for source in survey.unseen)
             ]
             report = self._ingest([*survey.files.values()], progress, vanished)
+            report.skipped.update(survey.skipped)
             report.failed[:0] = [(str(place(source, self.folder)), why) for source, why in survey.unseen.items()]
             return report
 
@@ -279,7 +284,7 @@ class Collection:
 
     def _survey(self) -> "_Survey":
         """What the sources hold now."""
-        survey = _Survey({}, {})
+        survey = _Survey()
         sources = self.store.sources()
         excluded = {location for location, (kind, _) in sources.items() if kind == "excluded"}
         for location, (kind, given) in sources.items():
@@ -294,6 +299,7 @@ class Collection:
                 if file.location not in excluded:
                     earlier = survey.files.get(file.location, (file, {}))[1]
                     survey.files[file.location] = (file, {**earlier, **given})
+            survey.skipped.update(skipped)
             if skipped["unreadable folder"]:
                 survey.unseen[location] = "a folder in it cannot be read; its documents stay"
         return survey
@@ -304,6 +310,8 @@ class Collection:
         progress: ProgressCallback | None,
         vanished: Sequence[str] = (),
     ) -> IngestReport:
+        if self._asked_encoder is not None:
+            _ = self.encoder  # another one than the collection's is told even where nothing is to be encoded
         if vanished:
             self.store.delete(vanished)
         ingest = Ingest(self.store, lambda: self.encoder, self.chunk, progress)
@@ -331,55 +339,15 @@ class Collection:
             self._index = LiveIndex(self.store, self.folder / INDEX_NAME, dim=int(dim or self.encoder.dim))
         return self._index
 
-    def _open_encoder(self) -> TextEncoder:
-        from arriero.model.source import DEFAULT_ENCODER  # these bring torch, which listing and removing do without
-        from arriero.rag.encoder import load_encoder
-
-        asked = self._asked_encoder
-        if asked is None:
-            hint = self.store.setting("encoder_hint") if self.exists else None
-            asked = DEFAULT_ENCODER if hint is None else self._read_hint(hint)
-        encoder = load_encoder(asked, device=self._device) if isinstance(asked, str | Path) else asked
-        stored = self.store.setting("encoder_fingerprint") if self.exists else encoder.fingerprint
-        if stored is None:
-            self.store.set_settings(
-                encoder_fingerprint=encoder.fingerprint,
-                encoder_name=encoder.name,
-                encoder_hint=self._write_hint(asked),
-                dim=str(encoder.dim),
-            )
-        elif stored != encoder.fingerprint:
-            name = self.store.setting("encoder_name")
-            raise ArrieroError(
-                f"the collection in {self.folder} was made with the encoder '{name}' ({stored[:12]}), not with "
-                f"'{encoder.name}' ({encoder.fingerprint[:12]}): open it with '{name}', or make another collection"
-            )
-        return encoder
-
-    def _write_hint(self, asked: TextEncoder | str | Path) -> str:
-        """Where to look for the encoder next time: its name, or its folder's path from here."""
-        if isinstance(asked, str | Path) and Path(asked).is_dir():
-            return "./" + os.path.relpath(Path(asked).resolve(), self.folder.resolve())
-        return asked if isinstance(asked, str) else ""
-
-    def _read_hint(self, hint: str) -> str | Path:
-        if hint and not hint.startswith("./"):
-            return hint
-        folder = Path(os.path.normpath(self.folder.resolve() / hint))
-        if not hint or not folder.is_dir():
-            name = self.store.setting("encoder_name")
-            raise NotFoundError(
-                f"the collection in {self.folder} needs its encoder '{name}': give the encoder's folder"
-            )
-        return folder
-
 
 @dataclass
 class _Survey:
-    files: dict[bytes, tuple[SourceFile, Mapping[str, str]]]
+    files: dict[bytes, tuple[SourceFile, Mapping[str, str]]] = field(default_factory=dict)
     """Location → file and the metadata given with its sources."""
-    unseen: dict[bytes, str]
+    unseen: dict[bytes, str] = field(default_factory=dict)
     """Source that could not be looked at as a whole → why."""
+    skipped: Counter[str] = field(default_factory=Counter)
+    """What no parser reads, by suffix or kind."""
 
 
 def _names_beside(path: Path) -> Names:

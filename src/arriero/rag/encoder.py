@@ -24,8 +24,9 @@ from arriero.common.errors import ArrieroError, FormatError, NotFoundError, requ
 from arriero.rag.contracts import Advance, Vectors
 from arriero.rag.encoder_folder import Tower, fingerprint, read_json, read_tower, weight_files
 
-# A batch is padded to its longest text and holds at most this many tokens: larger ones leave the caches of a CPU core.
-TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65536, "mps": 16384}
+# A batch is padded to its longest text and holds at most this many tokens. On a CPU (2 cores, all-MiniLM-L6-v2) 8192
+# encode a fifth more a second than 4096 and half more than 2048, and 16384 no more than 8192.
+TOKENS_PER_BATCH = {"cpu": 8192, "cuda": 65536, "mps": 16384}
 
 
 class Encoder:

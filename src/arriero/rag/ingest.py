@@ -57,6 +57,8 @@ class IngestReport:
     removed: list[str] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
     """File and reason, in one line."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Files and folders that no parser reads, by suffix or kind."""
     passages: int = 0
     """Passages stored."""
     encoded: int = 0

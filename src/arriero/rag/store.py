@@ -69,7 +69,7 @@ class Store:
             raise NotFoundError(f"no collection in {path.parent}: `arriero rag add` makes one")
         self.path = path
         self._lock = threading.RLock()
-        with self._readable_errors():
+        with _readable_errors(self.path):
             self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             try:
                 check_schema(self._db, path)
@@ -82,7 +82,8 @@ class Store:
     @classmethod
     def create(cls, path: Path) -> "Store":
         """Make an empty store; the file appears whole. The caller sees to it that no other process does the same."""
-        create_file(path)
+        with _readable_errors(path):
+            create_file(path)
         return cls(path)
 
     def close(self) -> None:
@@ -100,7 +101,7 @@ class Store:
             if self._db.in_transaction:  # a block inside a block belongs to the outer one
                 yield
                 return
-            with self._readable_errors():
+            with _readable_errors(self.path):
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
                     yield
@@ -116,7 +117,7 @@ class Store:
             if self._db.in_transaction:
                 yield
                 return
-            with self._readable_errors():
+            with _readable_errors(self.path):
                 self._db.execute("BEGIN")
                 try:
                     yield
@@ -333,17 +334,23 @@ class Store:
         self._db.execute("INSERT INTO terms (rowid, text) VALUES (?, ?)", (number, index_text(text)))
 
     def _read(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        with self._lock, self._readable_errors():
+        with self._lock, _readable_errors(self.path):
             return self._db.execute(query, values).fetchall()
 
-    @contextmanager
-    def _readable_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            raise ArrieroError(f"the collection in {self.path.parent}: {_mend(str(error))}") from error
-        except sqlite3.DatabaseError as error:
-            raise FormatError(f"{self.path} is damaged or no SQLite file ({error})") from error
+
+@contextmanager
+def _readable_errors(path: Path) -> Iterator[None]:
+    """What the user can mend, in a line; what is a defect of ours stays as it is."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if (mending := _mend(str(error))) is None:
+            raise
+        raise ArrieroError(f"the collection in {path.parent}: {mending}") from error
+    except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+        raise
+    except sqlite3.DatabaseError as error:
+        raise FormatError(f"{path} is damaged or no SQLite file ({error})") from error
 
 
 def _condition(filters: Mapping[str, str] | None) -> tuple[str, list[str]]:
@@ -359,15 +366,19 @@ def _condition(filters: Mapping[str, str] | None) -> tuple[str, list[str]]:
     return " AND ".join(conditions), values
 
 
-def _mend(reason: str) -> str:
-    """SQLite's reason with what to do about it."""
+def _mend(reason: str) -> str | None:
+    """SQLite's reason with what to do about it, where that is the user's to do."""
     if "full" in reason:
         return "the disk is full; what was stored before is unharmed: free some space, then run the same command again"
     if "locked" in reason:
         return "another process has been writing to it all the while: try again when that one has finished"
     if "readonly" in reason or "unable to open" in reason:
         return f"no permission to write there ({reason})"
-    return reason
+    if "disk I/O" in reason:
+        return f"the disk fails ({reason}): look at its health, and at the space that is left"
+    if "fts5" in reason:
+        return "this Python's SQLite has no full-text search (FTS5): take another build of Python"
+    return None
 
 
 def _vector(blob: bytes) -> Vectors:
