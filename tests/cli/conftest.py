@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 import tokenizers
+import torch
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from arriero.cli.main import main
@@ -61,4 +62,28 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     save_hf(Llama(config).init_weights(0), folder, bos_id=258, eos_id=258)
     tokenizer.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder's folder: a BERT of random weights, whose vector is the first token's."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "llamas", "carry", "wool", "ships", "rain", "the", "falls"]
+    folder = tmp_path_factory.mktemp("encoder")
+    config = transformers.BertConfig(
+        vocab_size=len(words),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=128,
+    )
+    model = transformers.BertModel(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(words))
+    transformers.BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
     return folder
