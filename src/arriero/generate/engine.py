@@ -1,8 +1,9 @@
 """The one generation engine: chat, evaluation, rollouts and RAG decoding all go through it.
 
-Requests with different prompts and settings decode together over a preallocated KV cache. A prompt is read once for all
-its samples; finished rows leave the batch at once; lists longer than a batch run in waves. A request's tokens depend on
-its prompt, settings and seed alone, up to the rounding by which matrix products differ between batch sizes.
+Requests with different prompts and settings decode together over a preallocated KV cache. Finished rows leave the batch
+at once; lists longer than a batch run in waves; in each, equal prompts are read once for all rows that continue them.
+A request's tokens depend on its prompt, settings and seed alone, up to the rounding by which matrix products differ
+between batch sizes.
 
 Memory: a wave's cache holds rows × (longest prompt + max_tokens − 1) tokens of `Engine.token_bytes` each, at most
 `max_cache_bytes`, plus, while prompts are read, the same for at most 4,096 prompt tokens (or one longer prompt).

@@ -50,7 +50,7 @@ class SamplingConfig:
     stop_ids: tuple[int, ...] | None = None
     """Token ids that end the answer; default: those of the tokenizer; () = none, run to max_tokens."""
     seed: int | None = None
-    """Random stream of the request; default: a fresh one, reported in the completion."""
+    """Random stream of the request, one of 2^32 (low bits count); default: a fresh one, told in the completion."""
     n: int = 1
     """Samples for this prompt, read once; sample i is what seed + i alone would give."""
     logprobs: int | None = None
