@@ -22,6 +22,13 @@ def test_without_gradients_the_product_is_that_of_a_float64_matmul(shape, dtype)
     torch.testing.assert_close(product.double(), x.double() @ weight.double().T, rtol=bound, atol=4 * bound)
 
 
+def test_a_bias_is_added():
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(3, 5), torch.randn(7, 5), torch.randn(7)
+    with torch.inference_mode():
+        torch.testing.assert_close(linear(x, weight, bias), F.linear(x, weight, bias))
+
+
 @pytest.mark.parametrize("make", [lambda x: x.transpose(0, 1), lambda x: x[:, ::2], lambda x: x[:1].expand(3, 4, 5)])
 def test_inputs_need_not_be_contiguous(make):
     torch.manual_seed(0)
