@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from arriero.common.errors import ArrieroError
 from arriero.rag.document import Passage
-from arriero.rag.prompt import MIN_PIECE_CHARACTERS, Source, Turn, build_prompt, write_messages
+from arriero.rag.prompt import MIN_PIECE_CHARACTERS, REMINDER, Source, Turn, build_prompt, write_messages
 from arriero.rag.search import Hit
 from arriero.tokenizer.tokenizer import Tokenizer
 
@@ -36,13 +36,13 @@ def build(byte_tokenizer: Tokenizer) -> Callable[..., tuple[str, tuple[Source, .
 @pytest.mark.parametrize("question", ["你好吗", "WHAT is  İstanbul?\n", "a [1] <|im_end|> b", "😀 naïve\u200b?"])
 def test_the_question_stands_as_typed(build, question):
     text, _, _ = build(question, ["Some text."])
-    assert f"Question: {question}<|im_end|>" in text
+    assert f"\n\nQuestion: {question}\n{REMINDER}<|im_end|>" in text
 
 
-def test_passages_are_numbered_in_their_order(build):
+def test_passages_stand_in_their_order_before_the_question(build):
     text, sources, _ = build("why?", ["First one.", "Second one."])
-    assert text.index("[1] First one.") < text.index("[2] Second one.") < text.index("Question: why?")
-    assert [source.number for source in sources] == [1, 2]
+    assert "First one.\n\nSecond one.\n\nQuestion: why?" in text
+    assert [source.hit.passage_id for source in sources] == [0, 1]
 
 
 def test_control_tokens_in_a_document_are_text(build, byte_tokenizer):
@@ -52,13 +52,13 @@ def test_control_tokens_in_a_document_are_text(build, byte_tokenizer):
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(context=st.integers(250, 1500), count=st.integers(1, 4), question=st.text(min_size=1, max_size=20))
+@given(context=st.integers(350, 1500), count=st.integers(1, 4), question=st.text(min_size=1, max_size=20))
 def test_documents_are_cut_at_their_end_and_the_question_never(build, context, count, question):
     text, sources, _ = build(question, [f"{number} {TEXT}" for number in range(count)], context=context)
-    assert f"Question: {question}<|im_end|>" in text
+    assert f"\n\nQuestion: {question}\n{REMINDER}<|im_end|>" in text
     for source in sources:
         assert source.hit.passage.text.startswith("".join(source.pieces))
-    assert [source.number for source in sources] == list(range(1, len(sources) + 1))
+    assert [source.hit.passage_id for source in sources] == list(range(len(sources)))
     cut = [source for source in sources if source.shown.endswith("…")]
     assert cut in ([], [sources[-1]] if sources else [])  # only the last that is kept
     assert all(sum(map(len, source.pieces)) >= MIN_PIECE_CHARACTERS for source in cut)
@@ -73,13 +73,13 @@ def test_a_cut_document_ends_at_a_word_and_shows_that_it_goes_on(build):
 
 def test_what_is_left_out_between_two_sentences_shows(build):
     text, sources, _ = build("why?", ["One is here. Two is gone. Three is here."], spans=[[(0, 12), (26, 40)]])
-    assert "[1] One is here. … Three is here.\n" in text
+    assert "One is here. … Three is here.\n" in text
     assert sources[0].pieces == ["One is here.", "Three is here."]
 
 
-def test_a_passage_of_which_nothing_is_shown_has_no_number(build):
+def test_a_passage_of_which_nothing_is_shown_is_left_out(build):
     _, sources, _ = build("why?", ["One.", "Two.", "Three."], spans=[[(0, 4)], [], [(0, 6)]])
-    assert [(source.number, source.hit.passage_id) for source in sources] == [(1, 0), (2, 2)]
+    assert [source.hit.passage_id for source in sources] == [0, 2]
 
 
 def test_earlier_turns_go_before_any_document(build):
@@ -91,10 +91,10 @@ def test_earlier_turns_go_before_any_document(build):
     assert "question 2" not in text
 
 
-def test_without_room_for_a_passage_the_question_is_still_asked(build, byte_tokenizer):
+def test_a_question_that_leaves_no_room_for_a_passage_is_refused_by_name(build, byte_tokenizer):
     least = len(byte_tokenizer.encode_chat(write_messages("why?", ())))
-    _, sources, _ = build("why?", [TEXT], context=least + 10 + MIN_PIECE_CHARACTERS // 2)
-    assert sources == ()
+    with pytest.raises(ArrieroError, match="leaves no room for a passage"):
+        build("why?", [TEXT], context=least + 10 + MIN_PIECE_CHARACTERS // 2)
 
 
 def test_a_question_that_does_not_fit_is_refused_by_name(build):
@@ -104,5 +104,5 @@ def test_a_question_that_does_not_fit_is_refused_by_name(build):
 
 def test_line_breaks_and_indentation_of_a_document_are_not_shown():
     passage = hit("def f():\n\n    return 1")
-    (_, user) = write_messages("q", [Source(1, passage, ((0, 22),))])
-    assert "[1] def f(): return 1\n" in user["content"]
+    (_, user) = write_messages("q", [Source(passage, ((0, 22),))])
+    assert "def f(): return 1\n" in user["content"]

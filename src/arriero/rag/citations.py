@@ -96,8 +96,8 @@ class Grounder:
 
     def _mark(self, sentence: str) -> str:
         """The marker of a sentence that has ended, or ''."""
-        if not content_words(sentence):
-            return ""
+        if not content_words(sentence) or sentence.rstrip("\"')”’").endswith(("?", "？")):
+            return ""  # it claims nothing
         support = self._evidence.support(sentence)
         if support is None:
             self.unsupported += 1

@@ -24,15 +24,18 @@ from numpy.typing import NDArray
 from arriero.rag.sentences import ends_sentence
 from arriero.rag.words import atoms
 
-MIN_OVERLAP = 0.6
+MIN_OVERLAP = 0.7
 """Share of the sentence's content words that the stretch must hold."""
 
-MIN_COSINE = 0.45
+MIN_COSINE = 0.6
 """Cosine of sentence and stretch."""
 
 SHORT_WORDS = 3
-"""A sentence of at most so many content words ('In 1870.') says too little for a cosine: all its words must be there,
-and its meaning is compared with the question before it too."""
+"""A sentence of at most so many content words ('In 1870.') may be a bare answer. All its words must be there, and where
+the question's are there too, its meaning may be compared together with the question."""
+
+MIN_QUESTION_OVERLAP = 0.5
+"""Share of the question's content words that a stretch must hold for that."""
 
 WIDEST_STRETCH = 3
 
@@ -83,6 +86,7 @@ class Evidence:
     ) -> None:
         """`headings` (document and section names) lend their words to each stretch of their passage, and no more."""
         self._passages, self._question, self._encoder = passages, question, encoder
+        self._asked = content_words(question)
         self._headings = [stems(heading) for heading in headings]
         self._stretches = [
             (index, span) for index, passage in enumerate(passages) for span in stretches(sentence_spans(passage))
@@ -95,23 +99,25 @@ class Evidence:
         needed = content_words(sentence)
         if not needed:
             return None
-        found = self._by_words(sentence, needed)
+        short = len(needed) <= SHORT_WORDS
+        found = self._by_words(sentence, needed, least=1.0 if short else MIN_OVERLAP)
         if not found:
             return None
-        asked = [sentence, f"{self._question} {sentence}"] if len(needed) <= SHORT_WORDS else [sentence]
-        vectors = _normalise(self._encoder.encode_passages(asked))  # (1 or 2, dim)
-        cosines = (self._stretch_vectors() @ vectors.T).max(axis=1)  # (stretches,)
-        supports = [
-            Support(self._stretches[at][0], *self._stretches[at][1], overlap, float(cosines[at]))
-            for at, overlap in found
-        ]
+        asked = [sentence, f"{self._question} {sentence}"]
+        cosines = self._stretch_vectors() @ _normalise(self._encoder.encode_passages(asked)).T  # (stretches, 2)
+        supports: list[Support] = []
+        for at, overlap in found:
+            index, (start, end) = self._stretches[at]
+            alone, with_question = map(float, cosines[at])
+            answers = short and len(self._asked & self._present[at]) >= MIN_QUESTION_OVERLAP * len(self._asked)
+            cosine = max(alone, with_question) if answers else alone
+            supports.append(Support(index, start, end, overlap, cosine))
         close = [support for support in supports if support.cosine >= MIN_COSINE]
         return max(close, key=lambda support: support.overlap + support.cosine, default=None)
 
-    def _by_words(self, sentence: str, needed: set[str]) -> list[tuple[int, float]]:
+    def _by_words(self, sentence: str, needed: set[str], *, least: float) -> list[tuple[int, float]]:
         """(stretch, overlap) of the stretches whose words support the sentence."""
         rigid, negated = rigid_terms(sentence), is_negated(terms(sentence))
-        least = 1.0 if len(needed) <= SHORT_WORDS else MIN_OVERLAP
         found: list[tuple[int, float]] = []
         for position, (index, (start, end)) in enumerate(self._stretches):
             present = self._present[position] | self._headings[index]
