@@ -36,7 +36,8 @@ class KVCache:
         self.v = torch.zeros(shape, dtype=dtype, device=device)  # (L, B, K, max_len, D)
         self._lengths = [0] * batch
         self._new_tokens = 0
-        self._positions = torch.empty(0)
+        self._rows = torch.arange(batch, device=device)[:, None]  # (B, 1)
+        self._positions = self._rows[:, :0]  # (B, T) of the step under way
         self._key_lengths: Tensor | None = None
 
     @property
@@ -80,9 +81,8 @@ class KVCache:
             keys[:, :, end - self._new_tokens : end] = k.transpose(1, 2)
             values[:, :, end - self._new_tokens : end] = v.transpose(1, 2)
         else:
-            rows = torch.arange(self.batch, device=k.device)[:, None]  # (B, 1)
-            keys[rows, :, self._positions] = k
-            values[rows, :, self._positions] = v
+            keys[self._rows, :, self._positions] = k
+            values[self._rows, :, self._positions] = v
         return keys[:, :, :end].transpose(1, 2), values[:, :, :end].transpose(1, 2), self._key_lengths
 
     def finish(self, new_lengths: Sequence[int] | None = None) -> None:
@@ -107,7 +107,8 @@ class KVCache:
         chosen.k[:, :, :, :longest] = self.k[:, index, :, :longest]
         chosen.v[:, :, :, :longest] = self.v[:, index, :, :longest]
         chosen._lengths, chosen._new_tokens = lengths, 0
-        chosen._positions, chosen._key_lengths = self._positions, None
+        chosen._rows = torch.arange(len(lengths), device=self.k.device)[:, None]  # (B', 1)
+        chosen._positions, chosen._key_lengths = chosen._rows[:, :0], None
         return chosen
 
     def adopt(self, source: "KVCache", row: int, rows: Sequence[int]) -> None:
