@@ -140,7 +140,7 @@ class FaissIndex:
     def _run(self, index: Any, query: Vectors, fetch: int, parameters: Any) -> list[tuple[float, int]]:
         if fetch < 1:
             return []
-        # FAISS shares queries among threads, and here is one: a second thread only adds waiting (8 ms on a busy machine).
+        # FAISS shares queries among threads, and here is one: a second thread only adds waiting (8 ms when busy).
         threads = self._faiss.omp_get_max_threads()
         self._faiss.omp_set_num_threads(1)
         try:
