@@ -1,6 +1,7 @@
 """HTML: headings as sections, content without menus, hostile nesting, no network."""
 
 import socket
+import time
 
 import pytest
 
@@ -122,6 +123,16 @@ def test_malformed_pages_end_in_time(html):
     else:
         message = "page.html: "
     assert message.startswith("page.html: ")
+
+
+@pytest.mark.parametrize("unit", ["<table><tr><td>w</td></tr></table>", "<p>word</p>", "<li>w", "<h2>w</h2>"])
+def test_time_is_linear_in_the_number_of_elements(unit):
+    spent = []
+    for count in (2_000, 16_000):
+        start = time.process_time()
+        parse(page(unit * count))
+        spent.append(time.process_time() - start)
+    assert spent[1] < 0.5 + 24 * spent[0]  # 8 times the elements; quadratic would be 64
 
 
 def test_text_from_right_to_left_stays_in_logical_order():

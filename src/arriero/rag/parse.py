@@ -105,9 +105,11 @@ def parse_file(path: Path, *, name: str | None = None, limits: ParseLimits | Non
             raise FormatError(f"{name}: not an ordinary file")
         _check_size(name, status.st_size, limits)
         with path.open("rb") as file:
-            data = file.read(limits.max_bytes + 1)
+            data = file.read(status.st_size)  # more than that is set aside in memory, read or not
     except FileNotFoundError as error:
         raise NotFoundError(f"{path}: no such file") from error
+    except MemoryError as error:
+        raise FormatError(f"{name}: out of memory for its {status.st_size:,} bytes") from error
     except OSError as error:
         raise FormatError(f"{name}: cannot be read ({error.strerror or error})") from error
     return parse_bytes(name, data, limits=limits)

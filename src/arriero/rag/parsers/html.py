@@ -2,6 +2,7 @@
 
 Trafilatura is made for articles: it drops lists and tables of short pages and can drop most of a manual. For a
 short page, and where it keeps too little of the text outside links, the whole body without its navigation is taken.
+Its own fallback extractors are left out (`fast`): they take quadratic time on pages of many elements.
 """
 
 import re
@@ -51,7 +52,12 @@ def read_html(data: bytes, budget: Budget) -> Parsed:
     budget.check()
     metadata = {"encoding": encoding}
     extracted = trafilatura.bare_extraction(
-        _tree(text, budget), with_metadata=True, include_comments=False, include_tables=True, favor_recall=True
+        _tree(text, budget),
+        with_metadata=True,
+        include_comments=False,
+        include_tables=True,
+        favor_recall=True,
+        fast=True,
     )
     if extracted is not None:
         values = {name: getattr(extracted, name) for name in _METADATA}
