@@ -20,9 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from arriero.cli.quickstart import reference
 from arriero.generate.engine import Engine
 from arriero.model.source import DEFAULT_MODEL
-from arriero.rag.answer import Answer, AnswerConfig, ask
+from arriero.rag.answer import Answer, AnswerConfig, ask, retrieve
 from arriero.rag.collection import Collection
 from arriero.rag.document import Document, Section
 from arriero.rag.evidence import Evidence, content_words, sentence_spans
@@ -64,6 +65,9 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         asked = [(ask(collection, engine, question, config), gold) for question, gold in questions[: given.questions]]
         seconds = (time.perf_counter() - started) / len(asked)
         marks = judge_marks([answer for answer, _ in asked], collection)
+    with Collection.open(folder.with_name(f"{folder.name}-python")) as foreign:
+        foreign.add_documents(reference())
+        top = [max(hit.dense for hit in retrieve(foreign, question, config)) for question, _ in questions]
     if given.answers:
         lines = [json.dumps({"gold": gold, "right": is_right(a, gold)} | a.to_dict()) for a, gold in asked]
         given.answers.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -73,6 +77,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {
         "questions": len(asked),
         "refused, of all": share([answer.refused for answer, _ in asked]),
+        "refused, of all questions put to Python's reference": share([score < config.threshold for score in top]),
         "gold answer in what the model read": share([has_gold(a, gold) for a, gold in answered]),
         "right (holds the gold answer)": share([is_right(a, gold) for a, gold in answered]),
         "right, of those marked fully supported": share([is_right(a, g) for a, g in answered if a.grounded == "full"]),

@@ -170,6 +170,13 @@ def test_a_follow_up_is_searched_with_the_question_before_it(collection):
     assert own[0].passage.document == "llamas.pdf"
 
 
+def test_a_model_that_repeats_itself_is_stopped(collection, engine):
+    answer = ask(collection, engine("Llamas carry wool over the mountains. " * 50), "What do llamas carry?", EASY)
+    assert answer.text == "Llamas carry wool over the mountains. [1]"
+    assert answer.finish_reason == "repetition"
+    assert answer.completion_tokens < 40
+
+
 def test_a_small_context_still_answers(collection, engine):
     model = engine("x", context=450)
     ask(collection, model, "llamas carry wool", EASY)

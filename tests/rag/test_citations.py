@@ -115,6 +115,19 @@ def test_lists_and_code_keep_their_form(encoder):
     assert text == "- Llamas carry wool. [1]\n- x[1] = [1, 2]\n\n    code()"
 
 
+def test_what_is_said_twice_is_shown_once_and_ends_the_answer(encoder):
+    text, grounder = ground(encoder, "Llamas carry wool and loads. It is so. " * 5)
+    assert text == "Llamas carry wool and loads. [1] It is so."
+    assert grounder.repeating
+    assert grounder.push("More.") == ""
+
+
+def test_lines_of_code_may_come_twice(encoder):
+    text, grounder = ground(encoder, "a {\n}\nb {\n}")
+    assert text == "a {\n}\nb {\n}"
+    assert not grounder.repeating
+
+
 ANSWER = "Llamas carry wool [2]. The ship left port in 1912. [1]\n\n- They fly, e.g. to 3.5 places.\n你好。x[1]"
 
 

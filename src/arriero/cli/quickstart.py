@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from arriero.rag.ingest import IngestReport
 
 QUESTIONS = (
-    "What does the pass statement do?",
-    "Which method is called when an object is about to be destroyed?",
-    "What happens if the finally clause executes a return statement?",
+    "What does the with statement do?",
+    "When is the else clause of a try statement executed?",
+    "What is the value of __debug__ under normal circumstances?",
 )
 """Questions that the default model answers rightly from Python's reference: a test says so."""
 

@@ -8,6 +8,7 @@ with the question; what it then says is held against the passages sentence by se
 import dataclasses
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,8 +25,9 @@ from arriero.rag.search import Hit, Mode
 REFUSAL = "The documents do not answer this question."
 
 REFUSAL_SCORE = 0.33
-"""Of the best passage's inner product (all-MiniLM-L6-v2): below it 1.2% of XQuAD's questions to their own documents
-fall, and 97% of the same questions put to Python's reference (`benchmarks/grounding.py`)."""
+"""Of the best passage's inner product with the question (all-MiniLM-L6-v2). Below it fall 2% of XQuAD's 925 questions
+to their own documents and none of 48 about Python to Python's reference; and 97% and 92% of them to the other
+documents."""
 
 
 def _sampling() -> SamplingConfig:
@@ -69,7 +71,7 @@ class Answer:
     grounded: Grounded
     """Whether all, some or no sentences are supported; 'none' after a refusal."""
     finish_reason: str
-    """stop, length, cancelled or refused."""
+    """stop, length, cancelled, refused, or repetition: what the model said twice is shown once, and ends it."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -198,13 +200,17 @@ def _generate(
     grounder = Grounder(prompt.sources, question, collection.encoder)
     room = engine.context - len(prompt.ids)
     sampling = dataclasses.replace(config.sampling, max_tokens=min(config.sampling.max_tokens, room))
-    said, completion = [], None
-    for delta in engine.stream(Request(prompt_ids=prompt.ids, sampling=sampling, cancel=cancel)):
-        completion = delta.completion or completion
-        if piece := grounder.push(delta.text):
-            said.append(piece)
-            yield piece
-    assert completion is not None, "a stream ends with its completion"
+    said: list[str] = []
+    tokens, reason = 0, "repetition"
+    with closing(engine.stream(Request(prompt_ids=prompt.ids, sampling=sampling, cancel=cancel))) as deltas:
+        for delta in deltas:
+            tokens += len(delta.ids)
+            reason = delta.completion.finish_reason if delta.completion else reason
+            if piece := grounder.push(delta.text):
+                said.append(piece)
+                yield piece
+            if grounder.repeating:
+                break
     if piece := grounder.flush():
         said.append(piece)
         yield piece
@@ -215,7 +221,7 @@ def _generate(
         passages=tuple(source.hit for source in prompt.sources),
         refused=False,
         grounded=grounder.grounded,
-        finish_reason=completion.finish_reason,
+        finish_reason="repetition" if grounder.repeating else reason,
         prompt_tokens=len(prompt.ids),
-        completion_tokens=len(completion.ids),
+        completion_tokens=tokens,
     )

@@ -6,11 +6,12 @@ are taken out (`markers.py`). So a marked sentence has its quote, and an unmarke
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from arriero.rag.evidence import Evidence, SentenceEncoder, Support, content_words, sentence_spans
+from arriero.rag.evidence import SHORT_WORDS, Evidence, SentenceEncoder, Support, content_words, sentence_spans
 from arriero.rag.markers import MarkerFilter
 from arriero.rag.prompt import Source
 
@@ -54,6 +55,8 @@ class Grounder:
     def __init__(self, sources: Sequence[Source], question: str, encoder: SentenceEncoder) -> None:
         self.citations: list[Citation] = []
         self.supported = self.unsupported = 0
+        self.repeating = False
+        """The model has begun to say again what it said: nothing more comes of it, and nothing more is given back."""
         self._pieces = [(source, span) for source in sources for span in source.spans]
         texts = [source.hit.passage.text[start:end] for source, (start, end) in self._pieces]
         headings = [f"{source.hit.passage.document} {source.hit.passage.section or ''}" for source, _ in self._pieces]
@@ -63,6 +66,7 @@ class Grounder:
         """The answer so far, without the model's markers."""
         self._given = 0
         """How much of it was given back."""
+        self._said: Counter[str] = Counter()
 
     @property
     def grounded(self) -> Grounded:
@@ -80,6 +84,8 @@ class Grounder:
         return self._advance(self._filter.flush(), ended=True)
 
     def _advance(self, piece: str, *, ended: bool) -> str:
+        if self.repeating:
+            return ""
         self._text += piece
         fresh = self._text[self._given :]
         spans = sentence_spans(fresh, line_breaks=True)
@@ -87,12 +93,21 @@ class Grounder:
         for start, end in spans:
             if end >= len(fresh.rstrip()) and not ended:
                 break  # it may go on
+            if self._repeats(fresh[start:end]):
+                return shown
             shown += fresh[at:end] + self._mark(fresh[start:end])
             at = end
         tail = fresh[at:]
         shown += tail.rstrip() if ended else ""
         self._given += len(fresh) if ended else at
         return shown
+
+    def _repeats(self, sentence: str) -> bool:
+        """A claim the second time; anything else, such as a line of code, the third time."""
+        self._said[" ".join(sentence.split()).casefold()] += 1
+        most = 1 if len(content_words(sentence)) > SHORT_WORDS else 2
+        self.repeating = self._said[" ".join(sentence.split()).casefold()] > most
+        return self.repeating
 
     def _mark(self, sentence: str) -> str:
         """The marker of a sentence that has ended, or ''."""

@@ -1,8 +1,7 @@
 """The sentences of the passages that are nearest to the question: what a small model can read without losing itself.
 
-SmolLM2-135M-Instruct, given four passages whole, answers 2 of 10 XQuAD questions; given the three sentences of them
-that the encoder finds nearest to the question, 5 of 10 (`benchmarks/grounding.py`). A larger model reads the passages
-whole.
+SmolLM2-135M-Instruct reads few sentences far better than many (`benchmarks/grounding.py --sentences`); a larger model
+is given the passages whole.
 """
 
 from collections.abc import Sequence
