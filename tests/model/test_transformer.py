@@ -108,6 +108,19 @@ def test_segments_and_cache_do_not_go_together(tiny, tokens):
         Llama(tiny)(tokens, segments=torch.zeros(2, 40), cache=KVCache(tiny, 2, 40))
 
 
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        (3, {}, "tokens: expected 3 rows, as the cache has, got 2"),
+        (2, {"prompt_lengths": [40]}, r"prompt_lengths: expected 2 numbers from 0 to 40, got \[40\]"),
+        (2, {"prompt_lengths": [41, 3]}, r"prompt_lengths: expected 2 numbers from 0 to 40, got \[41, 3\]"),
+    ],
+)
+def test_rows_that_do_not_fit_the_cache_are_named(rows, options, message, tiny, tokens):
+    with pytest.raises(ArrieroError, match=message):
+        Llama(tiny)(tokens, cache=KVCache(tiny, rows, 40), **options)
+
+
 @torch.no_grad()
 def test_hidden_then_output_is_forward(tiny, make_model, tokens):
     model = make_model(tiny)

@@ -36,8 +36,7 @@ class KVCache:
         self.v = torch.zeros(shape, dtype=dtype, device=device)  # (L, B, K, max_len, D)
         self._lengths = [0] * batch
         self._new_tokens = 0
-        self._rows = torch.arange(batch, device=device)[:, None]  # (B, 1)
-        self._positions = self._rows[:, :0]  # (B, T) of the step under way
+        self._rows = self._positions = torch.empty(0, device=device)  # (B, 1) and (B, T) of the step under way
         self._key_lengths: Tensor | None = None
 
     @property
@@ -66,6 +65,7 @@ class KVCache:
             raise ArrieroError(f"cache: {new_tokens} more tokens make {longest}, more than its room for {self.max_len}")
         self._new_tokens = new_tokens
         lengths = self.lengths
+        self._rows = torch.arange(self.batch, device=lengths.device)[:, None]  # (B, 1)
         self._positions = lengths[:, None] + torch.arange(new_tokens, device=lengths.device)  # (B, T)
         self._key_lengths = None if self._aligned else lengths + new_tokens  # (B,)
         return self._positions
@@ -107,8 +107,7 @@ class KVCache:
         chosen.k[:, :, :, :longest] = self.k[:, index, :, :longest]
         chosen.v[:, :, :, :longest] = self.v[:, index, :, :longest]
         chosen._lengths, chosen._new_tokens = lengths, 0
-        chosen._rows = torch.arange(len(lengths), device=self.k.device)[:, None]  # (B', 1)
-        chosen._positions, chosen._key_lengths = chosen._rows[:, :0], None
+        chosen._rows, chosen._positions, chosen._key_lengths = self._rows, self._positions, None
         return chosen
 
     def adopt(self, source: "KVCache", row: int, rows: Sequence[int]) -> None:

@@ -65,20 +65,16 @@ class Llama(nn.Module):
             prompt_lengths: (B,) real tokens of each row, for padded rows that go into a cache; by default all T.
 
         Raises:
-            ArrieroError: the cache is too short, or was given together with segments.
+            ArrieroError: the cache is too short, has another number of rows, or was given together with segments; or
+                prompt_lengths do not fit the tokens.
         """
         spans = None if segments is None else document_spans(segments)
         if cache is None:
-            positions = _positions(tokens, spans) if positions is None else positions  # (B, T)
             lengths = None
-        elif spans is None:
-            placed = cache.begin(tokens.shape[1])  # (B, T)
-            positions = placed if positions is None else positions
-            lengths = (
-                None if prompt_lengths is None else cache.lengths + torch.tensor(prompt_lengths, device=tokens.device)
-            )
+            positions = _positions(tokens, spans) if positions is None else positions  # (B, T)
         else:
-            raise ArrieroError("segments: expected None together with a cache: packed rows are for training")
+            placed, lengths = _place(tokens, cache, spans, prompt_lengths)  # (B, T), (B,)
+            positions = placed if positions is None else positions
         turn = rotation(self.config, positions, lengths)
         x = self.tok_embeddings(tokens)  # (B, T, C)
         for layer in self.layers:
@@ -121,3 +117,19 @@ def _positions(tokens: Tensor, spans: Spans | None) -> Tensor:
         return torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)  # (B, T)
     restarts = torch.cat([torch.arange(end - start) for _, start, end in spans])
     return restarts.view(tokens.shape).to(tokens.device)  # (B, T)
+
+
+def _place(
+    tokens: Tensor, cache: KVCache, spans: Spans | None, prompt_lengths: Sequence[int] | None
+) -> tuple[Tensor, Tensor]:
+    """Positions of the tokens in the cache, (B, T), and each row's length with its real ones, (B,)."""
+    rows, new_tokens = tokens.shape
+    if spans is not None:
+        raise ArrieroError("segments: expected None together with a cache: packed rows are for training")
+    if rows != cache.batch:
+        raise ArrieroError(f"tokens: expected {cache.batch} rows, as the cache has, got {rows}")
+    real = [new_tokens] * rows if prompt_lengths is None else list(prompt_lengths)
+    if len(real) != rows or not all(0 <= length <= new_tokens for length in real):
+        raise ArrieroError(f"prompt_lengths: expected {rows} numbers from 0 to {new_tokens}, got {real}")
+    lengths = cache.lengths + torch.tensor(real, device=tokens.device)  # (B,)
+    return cache.begin(new_tokens), lengths
