@@ -163,6 +163,26 @@ def test_a_draw_is_always_among_the_kept(seed, temperature, top_k, vocab):
     assert shaped[torch.arange(3), tokens].isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "extreme",
+    [
+        {"top_p": 1e-50},
+        {"top_k": 2**70},
+        {"min_p": 1e-50},
+        {"min_p": 1.0},
+        {"temperature": 1e-6},
+        {"temperature": 1e39},
+    ],
+)
+def test_extreme_settings_still_draw_a_kept_token(extreme):
+    logits = random_logits(1)
+    rules = Rules.of([SamplingConfig(**{"temperature": 1.0, **extreme})])
+    shaped = shape_logits(logits, rules)
+    token = choose(shaped, rules, [torch.Generator().manual_seed(0)])
+    assert shaped[0, token].isfinite()
+    assert not shaped.isnan().any()
+
+
 def test_greedy_is_argmax_and_draws_no_random_number():
     logits = random_logits(2)
     generator = torch.Generator().manual_seed(0)
@@ -183,6 +203,7 @@ def test_greedy_is_argmax_and_draws_no_random_number():
         ("top_p", 1.5),
         ("min_p", -0.1),
         ("repetition_penalty", 0.0),
+        ("repetition_penalty", 1e-30),
         ("stop", ("",)),
         ("stop", "END"),
         ("n", 0),

@@ -59,7 +59,7 @@ def _cut_top_p(logits: Tensor, cut: Tensor, top_p: Tensor) -> Tensor:
     wanted = total * top_p[:, None]  # (B, 1)
     head = logits.topk(min(_CANDIDATES, logits.shape[1]), dim=-1).values  # (B, M)
     mass = (head - peak).exp().masked_fill(head < cut, 0.0).double()  # (B, M)
-    kept = ((mass.cumsum(-1) - mass) < wanted).sum(-1, keepdim=True)  # (B, 1)
+    kept = ((mass.cumsum(-1) - mass) < wanted).sum(-1, keepdim=True).clamp(min=1)  # (B, 1); fp32 may round top_p to 0
     result = head.gather(1, kept - 1)  # (B, 1)
     unfinished = (kept[:, 0] == head.shape[1]) & (top_p < 1)
     for row in unfinished.nonzero()[:, 0].tolist():

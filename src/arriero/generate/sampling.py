@@ -66,7 +66,7 @@ class SamplingConfig:
         _demand(0 < self.top_p <= 1, "top_p", "above 0 and at most 1 (off)", self.top_p)
         _demand(0 <= self.min_p <= 1, "min_p", "between 0 (off) and 1", self.min_p)
         penalty = self.repetition_penalty
-        _demand(0 < penalty < math.inf, "repetition_penalty", "above 0, 1 being off", penalty)
+        _demand(0.01 <= penalty <= 100, "repetition_penalty", "between 0.01 and 100, 1 being off", penalty)
         _demand(isinstance(self.stop, tuple) and all(self.stop), "stop", "a tuple of non-empty texts", self.stop)
         _demand(self.n >= 1, "n", "at least 1", self.n)
         _demand(self.logprobs is None or self.logprobs >= 0, "logprobs", "0 or above, or none", self.logprobs)
@@ -97,7 +97,7 @@ class Rules:
         sampled = [row for row in rows if row.temperature > 0]
         return cls(
             temperature=column([row.temperature for row in rows]),
-            top_k=torch.tensor([row.top_k for row in rows], dtype=torch.long, device=device),
+            top_k=torch.tensor([min(row.top_k, 2**31) for row in rows], dtype=torch.long, device=device),
             top_p=column([row.top_p for row in rows]),
             min_p=column([row.min_p for row in rows]),
             penalty=column([row.repetition_penalty for row in rows]),
