@@ -293,3 +293,36 @@ def test_texts_that_are_no_files(collection: Collection, docs: Path) -> None:
     report = collection.add_documents([Document("docs/bread.txt", (Section("x"),)), Document("empty", ())])
     assert [name for name, _ in report.failed] == ["docs/bread.txt", "empty"]
     assert collection.remove("topic") == ["topic"]
+
+
+@pytest.mark.parametrize("name", ["", "  ", "\n"])
+def test_an_empty_name_removes_nothing(collection: Collection, docs: Path, monkeypatch, name) -> None:
+    monkeypatch.chdir(docs.parent)
+    collection.add([docs])
+    with pytest.raises(ArrieroError, match="name is empty"):
+        collection.remove(name)
+    assert len(listed(collection)) == 3
+
+
+def test_more_passages_may_be_asked_for_than_any_number_of_bits_holds(collection: Collection, docs: Path) -> None:
+    collection.add([docs])
+    assert len(collection.search("wool", k=10**30)) == collection.store.passage_count()
+
+
+def test_a_file_that_crashes_its_parser_is_reported_and_the_rest_is_read(
+    collection: Collection, docs: Path, monkeypatch
+) -> None:
+    from arriero.common.errors import FormatError
+    from arriero.rag.isolation import ParserProcess
+
+    parse = ParserProcess.parse
+
+    def crash(self, path: Path, **more):
+        if path.name == "bread.txt":
+            raise FormatError("bread.txt: broken file: its parser crashed (SIGSEGV)")
+        return parse(self, path, **more)
+
+    monkeypatch.setattr(ParserProcess, "parse", crash)
+    report = collection.add([docs])
+    assert len(report.added) == 2
+    assert "crashed" in report.failed[0][1]

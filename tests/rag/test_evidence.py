@@ -111,3 +111,11 @@ def test_words():
     assert rigid_terms("The year 1,870 saw Leon's __init__ in ABC") == {"1,870", "leon", "__init__", "abc"}
     assert is_negated(["doesn't"])
     assert not is_negated(["nothing", "knot"])
+
+
+def test_what_the_question_names_need_not_stand_in_every_sentence(encoder):
+    passage = "The observatory at Quillmoor opened in 1911. The director is Dr. Ferran Okoye."
+    question = "Who is the director of the Quillmoor observatory?"
+    support = Evidence([passage], ["report.pdf"], question, encoder).support
+    assert support("The director of the Quillmoor observatory is Dr. Ferran Okoye.") is not None
+    assert support("The director of the Quillmoor observatory is Dr. Ada Okoye.") is None

@@ -204,8 +204,7 @@ def test_csv_quotes_line_breaks_and_limits():
     assert shown("a.csv", 'City,Note\nRome,"old, ""eternal""\ntown"\n')[0][1].endswith('Note: old, "eternal" town')
     with pytest.raises(FormatError, match="limit max_cells"):
         parse_bytes("a.csv", b"1,2\n" * 100, limits=ParseLimits(max_cells=50))
-    with pytest.raises(FormatError, match=r"a\.csv: broken CSV"):
-        parse_bytes("a.csv", b"a,b\n" + b'"' + b"x" * 200_000 + b'",1\n')
+    assert "x" * 200_000 in shown("a.csv", 'a,b\n"' + "x" * 200_000 + '",1\n')[0][1]
 
 
 def test_readmes_of_installed_packages_are_read():

@@ -45,6 +45,13 @@ ENDLESS = {
     "wide filter, mapped": "{{ ['a']|map('center', 10**9)|list }}",
     "wide format filter": "{{ '%0999999999d'|format(1) }}",
     "wide printf": "{{ '%0999999999d' % 1 }}",
+    "format of a text": "{{ '{:>3000000000}'.format('x') }}",
+    "replacement": "{{ ('a' * 60000).replace('a', 'b' * 60000) }}",
+    "join": "{{ ('a' * 1000000).join(['x'] * 1000) }}",
+    "tabs": "{{ 'a\\t'.expandtabs(60000000) }}",
+    "filler": "{{ lipsum(n=60000) }}",
+    "sum filter": "{{ ([[1] * 60000] * 60000)|sum(start=[]) }}",
+    "string filter": "{{ (['a' * 1000000] * 100)|string }}",
     "recursive loop": "{% for a in [1] recursive %}{{ loop([1]) }}{% endfor %}",
 }
 
@@ -98,3 +105,8 @@ def test_a_broken_template_is_said_to_be_so(source: str) -> None:
 def test_a_refusal_is_passed_on() -> None:
     with pytest.raises(ArrieroError, match="the chat template refuses: no system prompt"):
         ChatTemplate("{{ raise_exception('no system\nprompt') }}", {}).render([])
+
+
+def test_a_template_nested_too_deeply_is_refused() -> None:
+    with pytest.raises(ArrieroError, match="the chat template cannot be read"):
+        ChatTemplate("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", {}).render([{"role": "user", "content": "x"}])

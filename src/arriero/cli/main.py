@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 done in part (some files could not be read); 2 a mistake i
 error stream; 130 interrupted. Anything else is a defect of ours and keeps its traceback.
 """
 
+import errno
 import importlib
 import io
 import os
@@ -36,9 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno != errno.ENOSPC:
             raise
-        return _fail(f"{error.filename}: {error.strerror}")
+        return _fail(f"{error.filename or 'writing'}: {error.strerror}")
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return INTERRUPTED

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from arriero.common.errors import NotFoundError, did_you_mean
+from arriero.common.errors import ArrieroError, NotFoundError, did_you_mean
 from arriero.rag.chunk import ChunkConfig
 from arriero.rag.contracts import TextEncoder, Vectors
 from arriero.rag.document import Document
@@ -199,6 +199,8 @@ class Collection:
             doomed: dict[str, DocumentInfo] = {}
             forgotten: set[bytes] = set()
             for name in [names] if isinstance(names, str | Path) else names:
+                if not str(name).strip():  # as a path it would be the working folder, and all that is below it
+                    raise ArrieroError("a document's name is empty: expected a name, a file or a folder")
                 found, location = self._match(str(name), documents)
                 doomed.update((info.name, info) for info in found)
                 forgotten.update(source for source in sources if location is not None and is_under(source, location))

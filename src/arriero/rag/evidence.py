@@ -87,7 +87,12 @@ class Evidence:
         """`headings` (document and section names) lend their words to each stretch of their passage, and no more."""
         self._passages, self._question, self._encoder = passages, question, encoder
         self._asked = content_words(question)
-        self._headings = [stems(heading) for heading in headings]
+        # What the question names and the passage speaks of need not stand in each of its sentences: to 'Who directs
+        # Quillmoor?' a passage on Quillmoor says 'The director is …'.
+        self._context = [
+            stems(heading) | (stems(passage) & stems(question))
+            for heading, passage in zip(headings, passages, strict=True)
+        ]
         self._stretches = [
             (index, span) for index, passage in enumerate(passages) for span in stretches(sentence_spans(passage))
         ]
@@ -120,7 +125,7 @@ class Evidence:
         rigid, negated = rigid_terms(sentence), is_negated(terms(sentence))
         found: list[tuple[int, float]] = []
         for position, (index, (start, end)) in enumerate(self._stretches):
-            present = self._present[position] | self._headings[index]
+            present = self._present[position] | self._context[index]
             overlap = len(needed & present) / len(needed)
             if overlap < least or not rigid <= present:
                 continue

@@ -218,8 +218,9 @@ def _read_trailer(path: Path) -> tuple[dict[str, Any], int]:
             file.seek(start)
             if file.read(len(_TRAILER)) != _TRAILER:
                 return {}, 0
-            return json.loads(file.read(length)), start
-    except (OSError, ValueError):
+            trailer = json.loads(file.read(length))
+            return (trailer, start) if isinstance(trailer, dict) else ({}, 0)
+    except (OSError, ValueError, RecursionError):
         return {}, 0
 
 

@@ -20,7 +20,7 @@ from arriero.common.files import sha256
 from arriero.rag.chunk import ChunkConfig, split
 from arriero.rag.contracts import TextEncoder, Vectors
 from arriero.rag.document import Document, Passage
-from arriero.rag.parse import parse_file
+from arriero.rag.isolation import ParserProcess
 from arriero.rag.sources import SourceFile, pick_name
 from arriero.rag.store import DocumentInfo, DocumentRow, Store
 
@@ -92,6 +92,7 @@ class Ingest:
         documents = store.documents()
         self._by_location = {info.location: info for info in documents if info.location is not None}
         self._by_name = {info.name: info for info in documents}
+        self._parser = ParserProcess()  # a child: a hostile file may hang or crash it, and not the ingest
         self._pending: list[_Pending] = []
         self._files_done = self._files_total = self._passages_done = self._passages_found = 0
         self._bytes_done = self._bytes_total = 0.0
@@ -100,9 +101,10 @@ class Ingest:
         """Bring the store up to date with these files; each comes with the metadata that the user gave."""
         sizes = [_size(file.path) for file, _ in files]
         self._files_total, self._bytes_total = len(files), float(sum(sizes))
-        for (file, given), size in zip(files, sizes, strict=True):
-            with self._reporting(file.name, str(file.path), size, kept=file.location in self._by_location):
-                self._take_file(file, given, size)
+        with self._parser:
+            for (file, given), size in zip(files, sizes, strict=True):
+                with self._reporting(file.name, str(file.path), size, kept=file.location in self._by_location):
+                    self._take_file(file, given, size)
         self._flush()
         self._tell("")
 
@@ -157,7 +159,7 @@ class Ingest:
             self._finish(size)
             return
         name = pick_name(file, self._by_name) if known is None else known.name
-        document = _parse(file.path)
+        document = self._parser.parse(file.path)
         self._by_name.setdefault(name, _TAKEN)
         self._take_document(
             replace(document, name=name), file.location, content_hash, given, size, is_new=known is None
@@ -255,16 +257,6 @@ def describe_chunking(config: ChunkConfig) -> str:
 def read_chunking(described: str) -> ChunkConfig:
     """The way of cutting that was stored."""
     return ChunkConfig(**json.loads(described))
-
-
-def _parse(path: Path) -> Document:
-    try:
-        return parse_file(path)
-    except (ArrieroError, OSError, MemoryError):
-        raise
-    except Exception as error:
-        # Parsers meet hostile files, and the libraries behind them raise anything: one file must not stop the others.
-        raise ArrieroError(f"its parser failed ({type(error).__name__}: {error})") from error
 
 
 def _stack(vectors: Sequence[Vectors]) -> Vectors:

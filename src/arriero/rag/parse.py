@@ -135,6 +135,8 @@ def parse_bytes(name: str, data: bytes, *, limits: ParseLimits | None = None) ->
         raise
     except FormatError as error:
         raise FormatError(f"{name}: {error}") from error
+    except ImportError as error:
+        raise MissingExtraError(f"reading {kind} files: {error}; pip install 'arriero[rag]' again") from error
     except Exception as error:  # a hostile file makes the libraries raise anything at all
         raise FormatError(f"{name}: broken {kind} file ({_one_line(error)})") from error
     if not sections:

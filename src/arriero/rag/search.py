@@ -56,6 +56,7 @@ def find(
         ArrieroError: k below 1, or an unknown mode or filter.
     """
     check_request(k, mode)
+    k = min(k, store.passage_count())
     allowed = None
     if filters:
         store.check_filters(filters)

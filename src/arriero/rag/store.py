@@ -320,7 +320,7 @@ class Store:
         if not given:
             self._db.execute("DELETE FROM metadata WHERE document_id = ? AND NOT given", (document,))
         conflict = "REPLACE" if given else "IGNORE"
-        rows = [(document, str(key), _clean(str(value)), given) for key, value in metadata.items()]
+        rows = [(document, _clean(str(key)), _clean(str(value)), given) for key, value in metadata.items()]
         self._db.executemany(f"INSERT OR {conflict} INTO metadata VALUES (?, ?, ?, ?)", rows)
 
     def _put_passage(self, document: int, passage: Passage, vector: Vectors) -> None:

@@ -112,6 +112,8 @@ class ChatTemplate:
             return Sandbox(self.source)
         except jinja2.TemplateError as error:
             raise ArrieroError(f"the chat template cannot be read: {error.message}") from error
+        except RecursionError as error:
+            raise ArrieroError("the chat template cannot be read: it is nested too deeply") from error
 
 
 def check_messages(messages: Sequence[Message]) -> list[Message]:

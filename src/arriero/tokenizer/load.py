@@ -66,7 +66,9 @@ def _find_file(path: Path) -> Path:
 def _read_backend(file: Path) -> tokenizers.Tokenizer:
     try:
         return tokenizers.Tokenizer.from_str(file.read_bytes().decode())
-    except Exception as error:  # the library raises bare Exceptions
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises bare Exceptions, and a Rust panic is not even one of those
         raise FormatError(f"{file} is no tokenizer.json: {' '.join(str(error).split())}") from error
 
 
@@ -169,7 +171,7 @@ class _Settings:
             return {}
         try:
             content = json.loads(file.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FormatError(f"{file} is no JSON: {error}") from error
         if not isinstance(content, dict):
             raise FormatError(f"{file} must hold an object, not {type(content).__name__}")

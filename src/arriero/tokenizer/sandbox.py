@@ -20,10 +20,15 @@ from arriero.common.errors import ArrieroError
 
 MAX_STEPS = 300_000
 """Turns of loops plus calls that one rendering may take; a chat needs some ten per message."""
-MAX_SIZE = 1 << 26
+MAX_SIZE = 1 << 22
 """Characters (or items) that one intermediate result or the whole text may hold."""
 MAX_NUMBER = 10_000
 """Largest number that a filter may be given, such as a width."""
+
+_BOUNDLESS_FILTERS = ("format", "replace", "center", "indent", "sum", "string", "wordwrap", "slice", "batch", "pprint")
+"""Filters whose results can be far larger than what they are given, and that no chat template is known to need."""
+_BOUNDLESS_METHODS = ("format", "format_map", "replace", "join", "translate", "expandtabs", "center", "ljust", "rjust")
+"""The same of a text's methods; `replace` and `join`, which templates do need, are measured first."""
 
 _steps: ContextVar[list[int]] = ContextVar("steps")
 
@@ -40,7 +45,10 @@ class Sandbox:
         environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, ext.loopcontrols])
         environment.filters |= {"tojson": _dump, "bounded_turns": _bounded_turns, "bounded_size": _bounded_size}
         environment.filters |= {"bounded_number": _bounded_number}
-        del environment.filters["format"]  # writes as many characters as a text tells it
+        for name in _BOUNDLESS_FILTERS:
+            del environment.filters[name]
+        for name in ("lipsum", "cycler", "joiner", "dict"):
+            del environment.globals[name]
         environment.globals |= {"raise_exception": _refuse, "strftime_now": _format_now, "namespace": _Namespace}
         tree = environment.parse(source)
         constants = (node.value for node in tree.find_all(nodes.Const))
@@ -84,7 +92,9 @@ class _Environment(sandbox.ImmutableSandboxedEnvironment):
         _spend()
         if any(isinstance(argument, int) and abs(argument) > MAX_SIZE for argument in (*args, *kwargs.values())):
             raise jinja2.TemplateRuntimeError(f"a number above {MAX_SIZE} is given to a function")
-        return super().call(__context, __obj, *args, **kwargs)
+        if isinstance(getattr(__obj, "__self__", None), str) and __obj.__name__ in _BOUNDLESS_METHODS:
+            _check_method(__obj.__self__, __obj.__name__, args)
+        return _bounded_size(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "+":
@@ -97,6 +107,18 @@ class _Environment(sandbox.ImmutableSandboxedEnvironment):
         if operator == "**" and (abs(left) > MAX_SIZE or abs(right) > 64):
             raise jinja2.TemplateRuntimeError("a power is too large")
         return super().call_binop(context, operator, left, right)
+
+
+def _check_method(text: str, name: str, args: tuple[Any, ...]) -> None:
+    """Refuse a method of a text whose result could be far longer than text and arguments together."""
+    if name == "replace" and len(args) > 1:
+        size = (text.count(args[0]) if args[0] else len(text) + 1) * len(args[1])
+    elif name == "join" and args and isinstance(args[0], (list, tuple)):
+        size = len(text) * len(args[0]) + sum(map(_size, args[0]))
+    else:
+        raise jinja2.exceptions.SecurityError(f"the method {name} is not supported")
+    if size > MAX_SIZE:
+        raise jinja2.TemplateRuntimeError(f"a text is longer than {MAX_SIZE} characters")
 
 
 class _Namespace(jinja2.utils.Namespace):

@@ -116,14 +116,17 @@ def test_neutral_options_are_accepted(change):
         ({"sliding_window": 64}, "sliding_window 64 is shorter than the context of 128"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope_type 'yarn' is not supported"),
         ({"rope_scaling": {"rope_type": "linear"}}, "key 'factor' is missing"),
-        ({"rope_scaling": {"rope_type": "linear", "factor": "2"}}, "key 'factor': expected a number, got '2'"),
+        (
+            {"rope_scaling": {"rope_type": "linear", "factor": "2"}},
+            "key 'factor': expected a finite number above 0, got 2",
+        ),
         ({"rope_scaling": "linear"}, "rope_parameters: expected an object, got str"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 0.1}}, "rope_scaling.factor: expected at least 1, got 0.1"),
         ({"hidden_size": None}, "key 'hidden_size' is missing"),
-        ({"hidden_size": "64"}, "key 'hidden_size': expected a whole number, got '64'"),
-        ({"hidden_size": 64.5}, "key 'hidden_size': expected a whole number, got 64.5"),
+        ({"hidden_size": "64"}, "key 'hidden_size': expected a whole number from 1 to 16777216, got 64"),
+        ({"hidden_size": 64.5}, "key 'hidden_size': expected a whole number from 1 to 16777216, got 64.5"),
         ({"num_key_value_heads": 3}, "n_heads: expected a multiple of n_kv_heads = 3, got 4"),
-        ({"num_attention_heads": 0}, "n_heads: expected at least 1, got 0"),
+        ({"num_attention_heads": 0}, "key 'num_attention_heads': expected a whole number from 1 to 16777216, got 0"),
     ],
 )
 def test_others_are_refused_by_file_and_key(change, message):
@@ -136,3 +139,15 @@ def test_files_that_are_no_configs(tmp_path, text, message):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(FormatError, match=f"config.json: {message}"):
         load_hf_config(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "hidden_size", "vocab_size", "rope_theta", "rms_norm_eps"])
+@pytest.mark.parametrize("value", [0, -1, 10**30, float("nan"), float("inf"), "7", True])
+def test_a_number_that_no_model_has_is_refused(key, value):
+    with pytest.raises(FormatError, match=key):
+        read_hf_config(OLD | {key: value})
+
+
+def test_more_layers_than_any_model_has_are_refused():
+    with pytest.raises(FormatError, match="num_hidden_layers 5000"):
+        read_hf_config(OLD | {"num_hidden_layers": 5000})

@@ -14,6 +14,10 @@ import torch
 from arriero.common.errors import ArrieroError, FormatError
 from arriero.model.config import LlamaConfig, RopeScaling
 
+LARGEST = 1 << 24
+"""No size, in tokens, dims or layers, of a real model comes near it; a file that says more is damaged or hostile."""
+MOST_LAYERS = 4096
+
 ARCHITECTURES = {"LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral"}
 
 # Keys that change the computation, with the values under which they do not.
@@ -42,6 +46,8 @@ def read_hf_config(values: Mapping[str, Any], *, file: Path = Path("config.json"
     """
     _refuse_others(values, file)
     sizes = {ours: _number(values, theirs, file) for theirs, ours in _REQUIRED.items()}
+    if sizes["n_layers"] > MOST_LAYERS:
+        raise FormatError(f"{file}: num_hidden_layers {sizes['n_layers']} is more than the {MOST_LAYERS} supported")
     context = _number(values, "max_position_embeddings", file, default=2048)
     window = values.get("sliding_window")
     if window is not None and window < context:
@@ -119,7 +125,7 @@ def read_json(file: Path) -> dict[str, Any]:
         values = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise FormatError(f"{file}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FormatError(f"{file}: not JSON ({error})") from error
     if not isinstance(values, dict):
         raise FormatError(f"{file}: expected a JSON object, got {type(values).__name__}")
@@ -129,6 +135,8 @@ def read_json(file: Path) -> dict[str, Any]:
 def _refuse_others(values: Mapping[str, Any], file: Path) -> None:
     names = values.get("architectures") or []
     kind = values.get("model_type")
+    if not isinstance(names, list):
+        raise FormatError(f"{file}: architectures: expected a list, got {names!r}")
     if names and not any(name in ARCHITECTURES for name in names):
         raise FormatError(f"{file}: architectures {names} is not supported: expected {' or '.join(ARCHITECTURES)}")
     if not names and kind not in ARCHITECTURES.values():
@@ -187,8 +195,8 @@ def _number(values: Mapping[str, Any], key: str, file: Path, *, default: Any = N
     value = default if value is None else value
     if value is None:
         raise FormatError(f"{file}: key '{key}' is missing")
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or (kind is int and value != int(value)):
-        raise FormatError(
-            f"{file}: key '{key}': expected {'a whole number' if kind is int else 'a number'}, got {value!r}"
-        )
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 < value < (LARGEST if kind is int else 1e15) or (kind is int and value != int(value)):
+        expected = f"a whole number from 1 to {LARGEST}" if kind is int else "a finite number above 0"
+        raise FormatError(f"{file}: key '{key}': expected {expected}, got {str(value)[:40]}")
     return kind(value)

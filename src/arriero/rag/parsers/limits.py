@@ -34,7 +34,7 @@ class ParseLimits:
     """Levels of nesting in HTML and JSON, tables within tables in Office files. libxml2 itself stops at 256."""
     max_memory: int = 8 * 1024**3
     """Address space of the process in `arriero.rag.isolation`, in bytes (Linux); unbounded when in process."""
-    max_seconds: float = 300.0
+    max_seconds: float = 120.0
     """Time for one file, in seconds; see the file's docstring for how it is kept."""
 
     def __post_init__(self) -> None:

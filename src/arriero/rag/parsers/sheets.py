@@ -40,6 +40,7 @@ def read_xlsx(data: bytes, budget: Budget) -> Parsed:
 def read_csv(data: bytes, budget: Budget) -> Parsed:
     """One section of all rows; the delimiter is told from the first lines."""
     text, encoding = decode(data)
+    csv.field_size_limit(budget.limits.max_characters)
     try:
         dialect: type[csv.Dialect] = csv.Sniffer().sniff(text[:_DIALECT_SAMPLE], _DELIMITERS)
     except csv.Error:
