@@ -137,3 +137,17 @@ def test_help_fits_a_narrow_terminal(run, monkeypatch):
 
 def test_no_command_line_prints_colours_into_a_pipe(run):
     assert not re.search("\x1b", "".join(map(str, run("model", "show", "tiny-15m"))))
+
+
+def test_waiting_threads_do_not_spin_unless_the_user_says_so(monkeypatch, capsys):
+    import os
+
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    with pytest.raises(SystemExit):
+        main(["generate", "--help"])
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    with pytest.raises(SystemExit):
+        main(["generate", "--help"])
+    assert os.environ["GOMP_SPINCOUNT"] == "1000"

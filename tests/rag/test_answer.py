@@ -148,6 +148,11 @@ def test_the_k_of_the_call_holds(collection, engine):
     assert len(ask(collection, engine("x"), "wool", AnswerConfig(threshold=-1, k=50, sentences=0)).passages) == 3
 
 
+def test_filters_that_no_document_matches_are_an_error_and_no_refusal(collection, engine):
+    with pytest.raises(ArrieroError, match=r"no document matches document=absent\.txt"):
+        ask(collection, engine("x"), "wool", EASY, filters={"document": "absent.txt"})
+
+
 def test_filters_choose_documents(collection, engine):
     answer = ask(
         collection, engine("x"), "wool", AnswerConfig(threshold=-1, sentences=0), filters={"document": "rain.txt"}

@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from arriero.common.errors import ArrieroError
+from arriero.common.errors import ArrieroError, NotFoundError
 from arriero.generate.engine import Engine
 from arriero.generate.request import Request
 from arriero.generate.sampling import SamplingConfig
@@ -170,6 +170,9 @@ def retrieve(
     asked with it too, and of the two lists the one with the closer best passage is taken.
     """
     found = collection.search(question, k=config.k, mode=config.mode, filters=filters)
+    if filters and not found and config.mode != "bm25":  # no passage at all is left to compare with
+        wanted = ", ".join(f"{key}={value}" for key, value in filters.items())
+        raise NotFoundError(f"no document matches {wanted}: `arriero rag list` shows names and notes")
     if history:
         both = collection.search(f"{history[-1].question} {question}", k=config.k, mode=config.mode, filters=filters)
         best = [max((hit.dense for hit in hits), default=-1.0) for hits in (found, both)]
