@@ -140,14 +140,12 @@ def test_no_command_line_prints_colours_into_a_pipe(run):
 
 
 def test_waiting_threads_do_not_spin_unless_the_user_says_so(monkeypatch, capsys):
-    import os
-
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.setenv("GOMP_SPINCOUNT", "7")
     with pytest.raises(SystemExit):
-        main(["generate", "--help"])
+        program.main(["generate", "--help"])
     assert os.environ["GOMP_SPINCOUNT"] == "7"
     monkeypatch.delenv("GOMP_SPINCOUNT")
     with pytest.raises(SystemExit):
-        main(["generate", "--help"])
+        program.main(["generate", "--help"])
     assert os.environ["GOMP_SPINCOUNT"] == "1000"
