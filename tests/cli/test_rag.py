@@ -112,7 +112,7 @@ def test_questions_that_are_none(run, filled, question):
     assert (code, out, err.count("\n")) == (2, "", 1)
 
 
-@pytest.mark.parametrize("question", ["\u202e😀\x00\x1b[31m", "你好吗", "? " * 50, "null", "[1]", "--", "' OR 1=1 --"])
+@pytest.mark.parametrize("question", ["\u202e😀\x00\x1b[31m", "你好吗", "? " * 9, "null", "[1]", "--", "' OR 1=1 --"])
 def test_odd_questions_are_only_text(run, filled, tiny_model, question):
     more = ("--model", tiny_model, "--max-tokens", "4", "--threshold", "-1", "--json")
     code, out, err = run("rag", "ask", *filled, *more, "--", question)
