@@ -24,6 +24,7 @@ from arriero.cli.quickstart import reference
 from arriero.generate.engine import Engine
 from arriero.model.source import DEFAULT_MODEL
 from arriero.rag.answer import Answer, AnswerConfig, ask, retrieve
+from arriero.rag.citations import without_markers
 from arriero.rag.collection import Collection
 from arriero.rag.document import Document, Section
 from arriero.rag.evidence import Evidence, content_words, sentence_spans
@@ -67,7 +68,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         marks = judge_marks([answer for answer, _ in asked], collection)
     with Collection.open(folder.with_name(f"{folder.name}-python")) as foreign:
         foreign.add_documents(reference())
-        top = [max(hit.dense for hit in retrieve(foreign, question, config)) for question, _ in questions]
+        top = [max(hit.dense for hit in retrieve(foreign, question, config).hits) for question, _ in questions]
     if given.answers:
         lines = [json.dumps({"gold": gold, "right": is_right(a, gold)} | a.to_dict()) for a, gold in asked]
         given.answers.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -106,7 +107,7 @@ def judge_marks(answers: list[Answer], collection: Collection) -> dict[str, Any]
             )
             for source in (answer, strangers)
         )
-        plain = re.sub(r" \[\d+\]", "", answer.text)
+        plain = without_markers(answer.text)
         for start, end in sentence_spans(plain, line_breaks=True):
             sentence = plain[start:end]
             if not content_words(sentence):

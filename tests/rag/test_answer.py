@@ -170,9 +170,21 @@ def test_an_answer_can_be_stopped(collection, engine):
 def test_a_follow_up_is_searched_with_the_question_before_it(collection):
     config = AnswerConfig(k=1)
     history = [Turn("When did the ship leave the port of Callao?", "In 1912.")]
-    assert retrieve(collection, "With how many people?", config, history=history)[0].passage.document == "ships.txt"
+    found = retrieve(collection, "With how many people?", config, history=history)
+    assert (found.hits[0].passage.document, found.is_follow_up) == ("ships.txt", True)
     own = retrieve(collection, "What do llamas carry over the mountains of Peru?", config, history=history)
-    assert own[0].passage.document == "llamas.pdf"
+    assert (own.hits[0].passage.document, own.is_follow_up) == ("llamas.pdf", False)
+
+
+def test_the_turn_before_is_in_the_prompt_of_a_follow_up_alone(collection, engine):
+    model = engine("x")
+    history = [Turn("Who sings?", "Nobody."), Turn("When did the ship leave the port of Callao?", "In 1912.")]
+    ask(collection, model, "With how many people?", EASY, history=history)
+    assert "leave the port of Callao?" in model.prompt()
+    assert "Who sings?" not in model.prompt()
+    assert "Question: With how many people?\n" in model.prompt()
+    ask(collection, model, "What do llamas carry over the mountains of Peru?", EASY, history=history)
+    assert "In 1912" not in model.prompt()
 
 
 def test_a_model_that_repeats_itself_is_stopped(collection, engine):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from arriero.rag.citations import Citation, Grounder
+from arriero.rag.citations import Citation, Grounder, without_markers
 from arriero.rag.document import Passage
 from arriero.rag.prompt import Source
 from arriero.rag.search import Hit
@@ -44,6 +44,11 @@ def sources(texts: list[str] = TEXTS) -> list[Source]:
 def ground(encoder, answer: str, shown: list[Source] | None = None) -> tuple[str, Grounder]:
     grounder = Grounder(sources() if shown is None else shown, "What do llamas do?", encoder)
     return grounder.push(answer) + grounder.flush(), grounder
+
+
+def test_markers_can_be_taken_off_again(encoder):
+    says = "The ship left port in 1912. x[1] stays. Llamas carry wool."
+    assert without_markers(ground(encoder, says)[0]) == says
 
 
 def test_a_supported_sentence_gets_a_marker_and_a_quote(encoder):

@@ -6,7 +6,7 @@ import shutil
 import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from arriero.cli.options import Option, Run, config_class, options_of
 
@@ -60,14 +60,16 @@ def _flag(option: Option) -> str:
         return f"--no-{option.flag[2:]}" if option.default is True else option.flag
     if option.choices:
         return f"{option.flag} {'|'.join(map(str, option.choices))}"
-    return f"{option.flag} {'KEY=VALUE' if option.kind == 'pairs' else values.get(option.plain, 'TEXT')}"
+    item = get_args(option.plain)[0] if option.kind == "list" else option.plain
+    return f"{option.flag} {'KEY=VALUE' if option.kind == 'pairs' else values.get(item, 'TEXT')}"
 
 
 def _text(option: Option) -> str:
     """The field's docstring, and its default where that says anything."""
     again = " Repeatable." if option.kind in ("list", "pairs") and not option.positional else ""
     silent = option.default in (dataclasses.MISSING, None, (), "") or isinstance(option.default, bool)
-    return f"{option.help}{again}" + ("" if silent else f" [{option.default}]")
+    default = ", ".join(map(repr, option.default)) if isinstance(option.default, tuple) else option.default
+    return f"{option.help}{again}" + ("" if silent else f" [{default}]")
 
 
 def _rows(title: str, rows: Iterable[tuple[str, str]]) -> str:

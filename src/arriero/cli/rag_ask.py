@@ -14,6 +14,7 @@ from arriero.cli.options import positional
 from arriero.cli.output import console, note, print_json, printable, read_text
 from arriero.cli.rag import place_of
 from arriero.rag.answer import Answer, AnswerConfig, stream_answer
+from arriero.rag.citations import without_markers
 from arriero.rag.prompt import Turn
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ class Session:
             cancel=stop,
         )
         self.last = show_answer(pieces, json=self.config.json)
-        self.turns.append(Turn(question, "" if self.last.refused else self.last.text))
+        if not self.last.refused:
+            self.turns.append(Turn(question, without_markers(self.last.text)))
 
 
 def show_answer(pieces: Iterator[str | Answer], *, json: bool) -> Answer:

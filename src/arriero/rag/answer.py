@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from arriero.common.errors import ArrieroError, NotFoundError
+from arriero.common.errors import ArrieroError
 from arriero.generate.engine import Engine
 from arriero.generate.request import Request
 from arriero.generate.sampling import SamplingConfig
@@ -45,7 +45,7 @@ class AnswerConfig:
     mode: Mode = "hybrid"
     """dense (meaning), bm25 (words), or hybrid (both, fused by rank)."""
     threshold: float = REFUSAL_SCORE
-    """Refuse when no passage's inner product with the question reaches this; 0 never refuses."""
+    """Refuse when no passage's inner product with the question reaches this; -1 never refuses."""
     sampling: SamplingConfig = field(default_factory=_sampling)
 
     def __post_init__(self) -> None:
@@ -139,23 +139,32 @@ def stream_answer(
     config = config or AnswerConfig()
     if not question.strip():
         raise ArrieroError("the question is empty: expected at least one word")
-    hits = retrieve(collection, question, config, history=history, filters=filters)
-    if not hits or max(hit.dense for hit in hits) < config.threshold:
+    found = retrieve(collection, question, config, history=history, filters=filters)
+    if not found.hits or max(hit.dense for hit in found.hits) < config.threshold:
         yield REFUSAL
-        yield _refusal(question, hits)
+        yield _refusal(question, found.hits)
         return
-    reserve = min(config.sampling.max_tokens, engine.context // 2)
-    spans = pick_sentences(question, hits, collection.encoder, config.sentences) if config.sentences else None
+    count = config.sentences
     prompt = build_prompt(
         engine.tokenizer,
         question,
-        hits,
-        spans=spans,
-        history=history,
+        found.hits,
+        spans=pick_sentences(found.query, found.hits, collection.encoder, count) if count else None,
+        history=history[-1:] if found.is_follow_up else (),
         context=engine.context,
-        reserve=reserve,
+        reserve=min(config.sampling.max_tokens, engine.context // 2),
     )
     yield from _generate(collection, engine, question, prompt, config, cancel)
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """What was found, and what was asked for it."""
+
+    hits: list[Hit]
+    query: str
+    is_follow_up: bool
+    """The question was understood with the one before it."""
 
 
 def retrieve(
@@ -165,19 +174,16 @@ def retrieve(
     *,
     history: Sequence[Turn] = (),
     filters: dict[str, str] | None = None,
-) -> list[Hit]:
-    """The passages for a question. In a talk a follow-up ('And when?') means little alone, so the question before it is
-    asked with it too, and of the two lists the one with the closer best passage is taken.
+) -> Retrieval:
+    """The passages for a question.
+
+    In a talk a follow-up ('And when?') means little alone, so it is asked for together with the question before it too,
+    and of the two lists the one with the nearer best passage is taken.
     """
-    found = collection.search(question, k=config.k, mode=config.mode, filters=filters)
-    if filters and not found and config.mode != "bm25":  # no passage at all is left to compare with
-        wanted = ", ".join(f"{key}={value}" for key, value in filters.items())
-        raise NotFoundError(f"no document matches {wanted}: `arriero rag list` shows names and notes")
-    if history:
-        both = collection.search(f"{history[-1].question} {question}", k=config.k, mode=config.mode, filters=filters)
-        best = [max((hit.dense for hit in hits), default=-1.0) for hits in (found, both)]
-        return both if best[1] > best[0] else found
-    return found
+    queries = [question, *(f"{turn.question} {question}" for turn in history[-1:])]
+    tried = [collection.search(query, k=config.k, mode=config.mode, filters=filters) for query in queries]
+    best = max(range(len(tried)), key=lambda at: max((hit.dense for hit in tried[at]), default=-1.0))
+    return Retrieval(tried[best], queries[best], best > 0)
 
 
 def _refusal(question: str, hits: Sequence[Hit]) -> Answer:

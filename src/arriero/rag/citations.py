@@ -6,6 +6,7 @@ are taken out (`markers.py`). So a marked sentence has its quote, and an unmarke
 """
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,6 +48,11 @@ class Citation:
     def to_dict(self) -> dict[str, Any]:
         """Its JSON form."""
         return dataclasses.asdict(self)
+
+
+def without_markers(text: str) -> str:
+    """An answer's text without the markers that a `Grounder` set."""
+    return re.sub(r" \[\d+\](?=\s|$)", "", text)
 
 
 class Grounder:
