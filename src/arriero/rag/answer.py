@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from arriero.common.errors import ArrieroError
+from arriero.common.errors import ArrieroError, NotFoundError
 from arriero.generate.engine import Engine
 from arriero.generate.request import Request
 from arriero.generate.sampling import SamplingConfig
@@ -182,6 +182,9 @@ def retrieve(
     """
     queries = [question, *(f"{turn.question} {question}" for turn in history[-1:])]
     tried = [collection.search(query, k=config.k, mode=config.mode, filters=filters) for query in queries]
+    if filters and not tried[0] and config.mode != "bm25":  # no passage at all is left to compare with
+        wanted = ", ".join(f"{key}={value}" for key, value in filters.items())
+        raise NotFoundError(f"no document matches {wanted}: `arriero rag list` shows names and notes")
     best = max(range(len(tried)), key=lambda at: max((hit.dense for hit in tried[at]), default=-1.0))
     return Retrieval(tried[best], queries[best], best > 0)
 
