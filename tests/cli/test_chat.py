@@ -71,8 +71,10 @@ def test_a_stopped_answer_is_remembered_as_far_as_it_came(session):
     assert [turn["role"] for turn in session.turns] == ["user", "assistant"]
 
 
-def spawn(*argv: str, **more) -> pexpect.spawn:
-    return pexpect.spawn(sys.executable, ["-m", "arriero", *argv], timeout=60, encoding="utf-8", **more)
+def spawn(*argv: str) -> pexpect.spawn:
+    talk = pexpect.spawn(sys.executable, ["-m", "arriero", *argv], timeout=120, encoding="utf-8")
+    talk.delaybeforesend = 0.5  # Python's input() overlooks a Ctrl-C in the instant after it shows the prompt
+    return talk
 
 
 @pytest.fixture(scope="module")
