@@ -25,7 +25,7 @@ MAX_SIZE = 1 << 22
 MAX_NUMBER = 10_000
 """Largest number that a filter may be given, such as a width."""
 
-_BOUNDLESS_FILTERS = ("format", "replace", "center", "indent", "sum", "string", "wordwrap", "slice", "batch", "pprint")
+_BOUNDLESS_FILTERS = ("format", "center", "indent", "sum", "wordwrap", "slice", "batch", "pprint")
 """Filters whose results can be far larger than what they are given, and that no chat template is known to need."""
 _BOUNDLESS_METHODS = ("format", "format_map", "replace", "join", "translate", "expandtabs", "center", "ljust", "rjust")
 """The same of a text's methods; `replace` and `join`, which templates do need, are measured first."""
@@ -44,7 +44,7 @@ class Sandbox:
         """
         environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, ext.loopcontrols])
         environment.filters |= {"tojson": _dump, "bounded_turns": _bounded_turns, "bounded_size": _bounded_size}
-        environment.filters |= {"bounded_number": _bounded_number}
+        environment.filters |= {"bounded_number": _bounded_number, "replace": _replace, "string": _text}
         for name in _BOUNDLESS_FILTERS:
             del environment.filters[name]
         for name in ("lipsum", "cycler", "joiner", "dict"):
@@ -119,6 +119,17 @@ def _check_method(text: str, name: str, args: tuple[Any, ...]) -> None:
         raise jinja2.exceptions.SecurityError(f"the method {name} is not supported")
     if size > MAX_SIZE:
         raise jinja2.TemplateRuntimeError(f"a text is longer than {MAX_SIZE} characters")
+
+
+def _replace(text: Any, old: str, new: str, count: int = -1) -> str:
+    _check_method(str(text), "replace", (old, new))
+    return str(text).replace(old, new, count)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (list, tuple, dict)):  # nested ones can write out without end: tojson is for them
+        raise jinja2.TemplateRuntimeError("string is for texts and numbers: expected tojson for lists")
+    return str(value)
 
 
 class _Namespace(jinja2.utils.Namespace):
