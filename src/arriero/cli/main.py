@@ -81,7 +81,7 @@ def _call(name: str, argv: list[str]) -> int:
 
     if "OMP_WAIT_POLICY" not in os.environ:
         # PyTorch's threads wait for each other spinning, by default for milliseconds. Beside other work each spins away
-        # the time that the awaited one needs: decoding took 2 to 10 times as long. It is read when torch is imported.
+        # the time that the awaited one needs. It is read when torch is imported.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
     module, _, function = COMMANDS[name].target.partition(":")
