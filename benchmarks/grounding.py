@@ -79,7 +79,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "questions": len(asked),
         "refused, of all": share([answer.refused for answer, _ in asked]),
         "refused, of all questions put to Python's reference": share([score < config.threshold for score in top]),
-        "gold answer in what the model read": share([has_gold(a, gold) for a, gold in answered]),
+        "gold answer in the passages that were found": share([has_gold(a, gold) for a, gold in answered]),
         "right (holds the gold answer)": share([is_right(a, gold) for a, gold in answered]),
         "right, of those marked fully supported": share([is_right(a, g) for a, g in answered if a.grounded == "full"]),
         "right answers marked fully supported": share([answer.grounded == "full" for answer in right]),

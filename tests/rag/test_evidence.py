@@ -60,6 +60,12 @@ def test_what_the_passage_does_not_say_is_not_supported(evidence, sentence):
     assert evidence.support(sentence) is None
 
 
+def test_a_word_of_the_question_said_back_is_no_answer(encoder):
+    evidence = Evidence([PASSAGE], [""], "Was it in operation from 1870 to 1939?", encoder)
+    assert evidence.support("The answer is: 1870.") is None
+    assert evidence.support("It was in operation from 1870 to 1939.") is not None
+
+
 def test_the_support_is_the_stretch_that_says_it(evidence):
     support = evidence.support("It was in operation from 1870 to 1939.")
     assert PASSAGE[support.start : support.end] == "It was in operation from 1870 to 1939."
