@@ -1,6 +1,7 @@
 """`arriero rag ask|chat`: questions answered from a collection, with citations."""
 
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,9 @@ from arriero.rag.prompt import Turn
 if TYPE_CHECKING:
     from arriero.generate.engine import Engine
     from arriero.rag.collection import Collection
+
+MOST_SHOWN = 400
+"""Characters of a passage that is shown because nothing supports the answer."""
 
 DOUBTS = {
     "none": "No passage supports this answer: do not rely on it. What was found nearest:",
@@ -154,4 +158,6 @@ def show_sources(answer: Answer) -> None:
         out.print()
         out.print(doubt, style="yellow", markup=False)
         for hit in answer.passages if answer.grounded == "none" else ():
-            out.print(f"  - {place_of(hit)}", style="dim", markup=False)
+            out.print(f"\n    {place_of(hit)}", style="bold", markup=False)
+            words = textwrap.shorten(printable(hit.passage.text), MOST_SHOWN, placeholder=" …")
+            out.print(f"    “{words}”", style="dim", markup=False)

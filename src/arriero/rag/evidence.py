@@ -9,8 +9,9 @@ A sentence of the answer is supported by a stretch of one to three consecutive s
 - the encoder finds the two close.
 
 The thresholds were chosen on 337 sentences of SmolLM2-135M-Instruct's answers to XQuAD and Python questions. Against an
-overlap of 0.5 and a cosine of 0.3 they keep three of four supported sentences that hold the gold answer and half of those
-that do not; held against another question's passages, 1 sentence passes. What is let through: `benchmarks/RESULTS.md`.
+overlap of 0.5 and a cosine of 0.3 they keep three of four supported sentences that hold the gold answer and half of
+those that do not; held against another question's passages, 1 sentence passes. What is let through:
+`benchmarks/RESULTS.md`.
 """
 
 import re
