@@ -52,6 +52,18 @@ ENDLESS = {
     "filler": "{{ lipsum(n=60000) }}",
     "sum filter": "{{ ([[1] * 60000] * 60000)|sum(start=[]) }}",
     "string filter": "{{ (['a' * 1000000] * 100)|string }}",
+    "join filter": "{{ (['x'] * 1000)|join('a' * 1000000) }}",
+    "dump of nested lists": "{{ ([[['a' * 1000] * 1000] * 1000] * 1000)|tojson }}",
+    "printed nested lists": "{{ [[['a' * 1000] * 1000] * 1000] * 1000 }}",
+    "literal that nests itself": "{% set n = namespace(l=['a']) %}{% for i in range(99) %}{% set n.l = [n.l, n.l] %}"
+    "{% endfor %}{{ n.l|tojson }}",
+    "list that grows": "{% set n = namespace(l=[]) %}{% for i in range(9999) %}{% set n.l = n.l + ['a' * 999999 ~ i] %}"
+    "{% endfor %}",
+    "texts made in a loop": "{% for i in range(9999) %}{% set x = ('a' * 999999).upper() %}{% endfor %}",
+    "filters in a loop": "{% set x = 'a' * 999999 %}{% for i in range(9999) %}{% set y = x|list|sort %}{% endfor %}",
+    "mapped replacement": "{{ (['a' * 2000] * 2000)|map('replace', 'a', 'b' * 2000)|list }}",
+    "indent of many lines": "{{ ('\n' * 999999)|indent(9999) }}",
+    "dump with a wide indent": "{{ ([1] * 999999)|tojson(indent=9999) }}",
     "recursive loop": "{% for a in [1] recursive %}{{ loop([1]) }}{% endfor %}",
 }
 

@@ -1,8 +1,10 @@
 """Foreign Jinja text, run so that it can neither reach Python's internals nor run on for ever.
 
 Jinja's immutable sandbox keeps templates from attributes with underscores and from changing what they are given. It
-does not bound work, so loops, calls and the sizes of intermediate results are counted here. The functions and filters
-offered are the ones `transformers` offers chat templates (`raise_exception`, `strftime_now`, `tojson`, `{% generation
+does not bound work, so that is done here, in two ways. No value may be longer, written out with all that it nests, than
+`MAX_SIZE`; and every turn, call and piece of data that is touched draws on one budget for the whole rendering. What
+multiplies its input (a product, `join`, `replace`, …) is measured before it is done. The functions and filters offered
+are the ones `transformers` offers chat templates (`raise_exception`, `strftime_now`, `tojson`, `{% generation
 %}`).
 """
 
@@ -22,15 +24,20 @@ MAX_STEPS = 300_000
 """Turns of loops plus calls that one rendering may take; a chat needs some ten per message."""
 MAX_SIZE = 1 << 22
 """Characters (or items) that one intermediate result or the whole text may hold."""
+MAX_WORK = 1 << 26
+"""Characters and items that one rendering may touch, counted at each filter, call and sum."""
+MAX_INDENT = 16
+"""Blanks of one level of `tojson(indent=…)`."""
 MAX_NUMBER = 10_000
 """Largest number that a filter may be given, such as a width."""
 
-_BOUNDLESS_FILTERS = ("format", "center", "indent", "sum", "wordwrap", "slice", "batch", "pprint")
-"""Filters whose results can be far larger than what they are given, and that no chat template is known to need."""
-_BOUNDLESS_METHODS = ("format", "format_map", "replace", "join", "translate", "expandtabs", "center", "ljust", "rjust")
-"""The same of a text's methods; `replace` and `join`, which templates do need, are measured first."""
+_REMOVED_FILTERS = ("format", "center", "sum", "wordwrap", "slice", "batch", "pprint")
+"""Filters that multiply their input and that no chat template is known to need."""
+_REMOVED_METHODS = ("format", "format_map", "translate", "expandtabs", "center", "ljust", "rjust")
+"""The same of a text's methods."""
 
 _steps: ContextVar[list[int]] = ContextVar("steps")
+_work: ContextVar[list[int]] = ContextVar("work")
 
 
 class Sandbox:
@@ -43,9 +50,11 @@ class Sandbox:
             jinja2.TemplateError: it is no valid Jinja.
         """
         environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, ext.loopcontrols])
+        environment.finalize = _bounded_size  # of each value that is written
         environment.filters |= {"tojson": _dump, "bounded_turns": _bounded_turns, "bounded_size": _bounded_size}
         environment.filters |= {"bounded_number": _bounded_number, "replace": _replace, "string": _text}
-        for name in _BOUNDLESS_FILTERS:
+        environment.filters |= {"join": _join, "indent": _indent}
+        for name in _REMOVED_FILTERS:
             del environment.filters[name]
         for name in ("lipsum", "cycler", "joiner", "dict"):
             del environment.globals[name]
@@ -63,18 +72,19 @@ class Sandbox:
         Raises:
             ArrieroError: the template refuses, fails, or exceeds its bounds.
         """
-        token = _steps.set([MAX_STEPS])
+        steps, work = _steps.set([MAX_STEPS]), _work.set([MAX_WORK])
         try:
-            return _join(self._template.generate(variables))
+            return _gather(self._template.generate(variables))
         except jinja2.TemplateError as error:
             raise ArrieroError(f"the chat template refuses: {_one_line(error)}") from error
         except Exception as error:  # foreign code may raise anything
             raise ArrieroError(f"the chat template fails: {type(error).__name__}: {_one_line(error)}") from error
         finally:
-            _steps.reset(token)
+            _steps.reset(steps)
+            _work.reset(work)
 
 
-def _join(parts: Iterable[str]) -> str:
+def _gather(parts: Iterable[str]) -> str:
     kept, size = [], 0
     for part in parts:
         _spend()
@@ -92,8 +102,9 @@ class _Environment(sandbox.ImmutableSandboxedEnvironment):
         _spend()
         if any(isinstance(argument, int) and abs(argument) > MAX_SIZE for argument in (*args, *kwargs.values())):
             raise jinja2.TemplateRuntimeError(f"a number above {MAX_SIZE} is given to a function")
-        if isinstance(getattr(__obj, "__self__", None), str) and __obj.__name__ in _BOUNDLESS_METHODS:
-            _check_method(__obj.__self__, __obj.__name__, args)
+        owner = getattr(__obj, "__self__", None)
+        if isinstance(owner, str):
+            _measure_method(owner, __obj.__name__, args)
         return _bounded_size(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
@@ -102,34 +113,48 @@ class _Environment(sandbox.ImmutableSandboxedEnvironment):
         if operator == "%" and isinstance(left, str):
             raise jinja2.TemplateRuntimeError("formatting by % is not supported")
         for times, value in ((left, right), (right, left)):
-            if isinstance(times, int) and (abs(times) > MAX_SIZE or (_size(value) * max(times, 0) > MAX_SIZE)):
+            if isinstance(times, int) and (abs(times) > MAX_SIZE or (_measure(value) * max(times, 0) > MAX_SIZE)):
                 raise jinja2.TemplateRuntimeError("a product is too large")
         if operator == "**" and (abs(left) > MAX_SIZE or abs(right) > 64):
             raise jinja2.TemplateRuntimeError("a power is too large")
-        return super().call_binop(context, operator, left, right)
+        return _bounded_size(super().call_binop(context, operator, left, right))
 
 
-def _check_method(text: str, name: str, args: tuple[Any, ...]) -> None:
+def _measure_method(text: str, name: str, args: tuple[Any, ...]) -> None:
     """Refuse a method of a text whose result could be far longer than text and arguments together."""
-    if name == "replace" and len(args) > 1:
-        size = (text.count(args[0]) if args[0] else len(text) + 1) * len(args[1])
-    elif name == "join" and args and isinstance(args[0], (list, tuple)):
-        size = len(text) * len(args[0]) + sum(map(_size, args[0]))
-    else:
+    _draw(len(text))
+    if name in _REMOVED_METHODS:
         raise jinja2.exceptions.SecurityError(f"the method {name} is not supported")
-    if size > MAX_SIZE:
-        raise jinja2.TemplateRuntimeError(f"a text is longer than {MAX_SIZE} characters")
+    if name == "replace" and len(args) > 1:
+        _expect((text.count(args[0]) if args[0] else len(text) + 1) * len(args[1]))
+    if name == "join" and args:
+        if not isinstance(args[0], (list, tuple)):
+            raise jinja2.TemplateRuntimeError("join expects a list")
+        _expect(len(text) * len(args[0]) + _measure(args[0]))
 
 
-def _replace(text: Any, old: str, new: str, count: int = -1) -> str:
-    _check_method(str(text), "replace", (old, new))
-    return str(text).replace(old, new, count)
+def _replace(value: Any, old: str, new: str, count: int = -1) -> str:
+    text = _text(value)
+    _measure_method(text, "replace", (old, new))
+    return text.replace(old, new, count)
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, (list, tuple, dict)):  # nested ones can write out without end: tojson is for them
-        raise jinja2.TemplateRuntimeError("string is for texts and numbers: expected tojson for lists")
-    return str(value)
+    return str(_bounded_size(value))
+
+
+@jinja2.pass_environment
+def _join(environment: jinja2.Environment, value: Iterable[Any], d: Any = "", attribute: Any = None) -> str:
+    items = [item if attribute is None else environment.getitem(item, attribute) for item in value]
+    texts, between = [_text(item) for item in items], _text(d)
+    _measure_method(between, "join", (texts,))
+    return between.join(texts)
+
+
+def _indent(value: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
+    text = _text(value)
+    _expect(len(text) + (text.count("\n") + 1) * (width if isinstance(width, int) else len(width)))
+    return jinja2.filters.do_indent(text, width, first, blank)
 
 
 class _Namespace(jinja2.utils.Namespace):
@@ -172,6 +197,9 @@ def _bound(tree: nodes.Template) -> None:
         use.args = [_filtered(argument, "bounded_number") for argument in use.args]
         for option in use.kwargs:
             option.value = _filtered(option.value, "bounded_number")
+    for use in list(tree.find_all(nodes.Filter)):
+        if use.node is not None:
+            use.node = _filtered(use.node, "bounded_size")
     for loop in tree.find_all(nodes.For):
         if loop.recursive:
             raise jinja2.TemplateSyntaxError("recursive loops are not supported", loop.lineno)
@@ -204,19 +232,47 @@ def _bounded_turns(items: Iterable[Any]) -> _Turns:
 
 
 def _bounded_size(value: Any) -> Any:
-    if _size(value) > MAX_SIZE:
-        raise jinja2.TemplateRuntimeError(f"a text is longer than {MAX_SIZE} characters")
+    _measure(value)
     return value
+
+
+def _measure(value: Any) -> int:
+    """Characters and items of a value, written out with all that it nests; refused above `MAX_SIZE`."""
+    size = visited = 0
+    left = [value]
+    while left:
+        item = left.pop()
+        visited += 1
+        if isinstance(item, (str, list, tuple, dict)):
+            size += len(item)
+        if size > MAX_SIZE:
+            raise jinja2.TemplateRuntimeError(f"a value is longer than {MAX_SIZE:,} characters")
+        if isinstance(item, dict):
+            left += [*item.keys(), *item.values()]
+        elif isinstance(item, (list, tuple)):
+            left += item
+    _draw(visited + (len(value) if isinstance(value, (str, list, tuple, dict)) else 0))
+    return size
+
+
+def _expect(size: int) -> None:
+    """Refuse a text of that size before it is made."""
+    if size > MAX_SIZE:
+        raise jinja2.TemplateRuntimeError(f"a text is longer than {MAX_SIZE:,} characters")
+    _draw(size)
+
+
+def _draw(size: int) -> None:
+    left = _work.get()
+    left[0] -= size
+    if left[0] < 0:
+        raise jinja2.TemplateRuntimeError(f"it touches more than {MAX_WORK:,} characters")
 
 
 def _bounded_number(value: Any) -> Any:
     if isinstance(value, (int, float)) and abs(value) > MAX_NUMBER:
         raise jinja2.TemplateRuntimeError(f"a number above {MAX_NUMBER:,} is given to a filter")
     return value
-
-
-def _size(value: Any) -> int:
-    return len(value) if isinstance(value, (str, list, tuple)) else 0
 
 
 def _spend() -> None:
@@ -233,6 +289,9 @@ def _dump(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
+    if isinstance(indent, int) and indent > MAX_INDENT:
+        raise jinja2.TemplateRuntimeError(f"tojson is given an indent above {MAX_INDENT}")
+    _measure(value)
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
