@@ -24,7 +24,7 @@ MAX_STEPS = 300_000
 """Turns of loops plus calls that one rendering may take; a chat needs some ten per message."""
 MAX_SIZE = 1 << 22
 """Characters (or items) that one intermediate result or the whole text may hold."""
-MAX_WORK = 1 << 26
+MAX_WORK = 1 << 24
 """Characters and items that one rendering may touch, counted at each filter, call and sum."""
 MAX_INDENT = 16
 """Blanks of one level of `tojson(indent=…)`."""
