@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arriero.rag.citations import Citation, Grounder, without_markers
-from arriero.rag.document import Passage
+from arriero.rag.document import Passage, describe_place
 from arriero.rag.prompt import Source
 from arriero.rag.search import Hit
 
@@ -145,3 +145,9 @@ def test_a_stream_in_any_pieces_joins_to_the_same_answer(encoder, cuts):
     assert "".join(pieces) + grounder.flush() == (
         "Llamas carry wool. [1] The ship left port in 1912. [2]\n\n- They fly, e.g. to 3.5 places.\n你好。x[1]"
     )
+
+
+def test_a_place_names_one_page_or_the_range():
+    assert describe_place("a.pdf", 3, 3, "Results") == "a.pdf, page 3, Results"
+    assert describe_place("a.pdf", 3, 4, None) == "a.pdf, pages 3-4"
+    assert describe_place("a.txt", None, None, None) == "a.txt"

@@ -148,7 +148,7 @@ def search(config: SearchConfig) -> int:
     if config.json:
         print_json([plain_hit(hit) for hit in hits])
     for number, hit in enumerate([] if config.json else hits, 1):
-        console().print(f"[{number}] {place_of(hit)}  ({hit.score:.3f})", style="bold", markup=False)
+        console().print(f"[{number}] {printable(hit.passage.place)}  ({hit.score:.3f})", style="bold", markup=False)
         console().print(printable(hit.passage.text), "", sep="\n", markup=False)
     if not hits:
         note("nothing found")
@@ -173,13 +173,6 @@ def watch(config: CollectionConfig) -> int:
         sys.stderr.flush()
         watch_sources(collection, tell, failed=tell_failure)
     return 0
-
-
-def place_of(hit: "Hit") -> str:
-    """'report.pdf, page 3, Results': where a reader finds a passage."""
-    passage = hit.passage
-    page = "" if passage.page is None else f"page {passage.page}"
-    return printable(", ".join(part for part in (passage.document, page, passage.section) if part))
 
 
 def plain_hit(hit: "Hit") -> dict[str, object]:

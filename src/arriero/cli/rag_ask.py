@@ -13,7 +13,6 @@ from arriero.cli.engine import EngineConfig, load_engine
 from arriero.cli.interrupt import stoppable
 from arriero.cli.options import positional
 from arriero.cli.output import console, note, print_json, printable, read_text
-from arriero.cli.rag import place_of
 from arriero.rag.answer import Answer, AnswerConfig, stream_answer
 from arriero.rag.citations import without_markers
 from arriero.rag.prompt import Turn
@@ -102,7 +101,7 @@ class Session:
     def show_passages(self, rest: str = "") -> None:
         """Show the passages behind the last answer."""
         for hit in self.last.passages if self.last else ():
-            note(f"{place_of(hit)}  ({hit.dense:.3f})\n{printable(hit.passage.text)}\n")
+            note(f"{printable(hit.passage.place)}  ({hit.dense:.3f})\n{printable(hit.passage.text)}\n")
         if self.last is None:
             note("(nothing was asked yet)")
 
@@ -153,11 +152,15 @@ def show_sources(answer: Answer) -> None:
     if answer.refused:
         if answer.passages:
             best = max(answer.passages, key=lambda hit: hit.dense)
-            out.print(f"The nearest passage is in {place_of(best)}, at {best.dense:.2f}.", style="dim", markup=False)
+            out.print(
+                f"The nearest passage is in {printable(best.passage.place)}, at {best.dense:.2f}.",
+                style="dim",
+                markup=False,
+            )
     elif doubt := DOUBTS.get(answer.grounded):
         out.print()
         out.print(doubt, style="yellow", markup=False)
         for hit in answer.passages if answer.grounded == "none" else ():
-            out.print(f"\n    {place_of(hit)}", style="bold", markup=False)
+            out.print(f"\n    {printable(hit.passage.place)}", style="bold", markup=False)
             words = textwrap.shorten(printable(hit.passage.text), MOST_SHOWN, placeholder=" …")
             out.print(f"    “{words}”", style="dim", markup=False)

@@ -11,7 +11,15 @@ C input dim, O output dim.
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+
+class Linear(nn.Linear):
+    """PyTorch's layer, computed by `linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to `x` (…, in_features)."""
+        return linear(x, self.weight, self.bias)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

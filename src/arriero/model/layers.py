@@ -8,21 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arriero.kernels.attention import Spans, attention
-from arriero.kernels.linear import linear
+from arriero.kernels.linear import Linear
 from arriero.model.config import LlamaConfig
 from arriero.model.kv_cache import KVCache
 from arriero.model.rope import Rotation, rotate
-
-
-class Linear(nn.Linear):
-    """x Wᵀ, without bias."""
-
-    def __init__(self, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply to `x` (…, in_features)."""
-        return linear(x, self.weight)
 
 
 class RMSNorm(nn.Module):
@@ -45,10 +34,10 @@ class Attention(nn.Module):
         super().__init__()
         self.layer = layer
         self.head_dim = config.head_dim
-        self.wq = Linear(config.dim, config.n_heads * config.head_dim)
-        self.wk = Linear(config.dim, config.n_kv_heads * config.head_dim)
-        self.wv = Linear(config.dim, config.n_kv_heads * config.head_dim)
-        self.wo = Linear(config.n_heads * config.head_dim, config.dim)
+        self.wq = Linear(config.dim, config.n_heads * config.head_dim, bias=False)
+        self.wk = Linear(config.dim, config.n_kv_heads * config.head_dim, bias=False)
+        self.wv = Linear(config.dim, config.n_kv_heads * config.head_dim, bias=False)
+        self.wo = Linear(config.n_heads * config.head_dim, config.dim, bias=False)
 
     def forward(self, x: Tensor, turn: Rotation, cache: KVCache | None, segments: Spans | None) -> Tensor:
         """Attend among the tokens of `x` (B, T, C), and to those in the cache."""
@@ -69,9 +58,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
-        self.w1 = Linear(config.dim, config.hidden_dim)
-        self.w2 = Linear(config.hidden_dim, config.dim)
-        self.w3 = Linear(config.dim, config.hidden_dim)
+        self.w1 = Linear(config.dim, config.hidden_dim, bias=False)
+        self.w2 = Linear(config.hidden_dim, config.dim, bias=False)
+        self.w3 = Linear(config.dim, config.hidden_dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to each token of `x` (B, T, C)."""

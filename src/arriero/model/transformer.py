@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from arriero.common.errors import ArrieroError
 from arriero.kernels.attention import Spans, document_spans
+from arriero.kernels.linear import Linear
 from arriero.model.config import LlamaConfig
 from arriero.model.kv_cache import KVCache
-from arriero.model.layers import Block, Linear, RMSNorm
+from arriero.model.layers import Block, RMSNorm
 from arriero.model.rope import rotation
 
 
@@ -27,7 +28,7 @@ class Llama(nn.Module):
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.output = Linear(config.dim, config.vocab_size)
+        self.output = Linear(config.dim, config.vocab_size, bias=False)
         self.tie_weights()
 
     def forward(

@@ -81,6 +81,7 @@ class Answer:
             {
                 "document": hit.passage.document,
                 "page": hit.passage.page,
+                "page_end": hit.passage.page_end,
                 "section": hit.passage.section,
                 "start": hit.passage.start,
                 "end": hit.passage.end,

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from arriero.rag.document import describe_place
 from arriero.rag.evidence import SHORT_WORDS, Evidence, SentenceEncoder, Support, content_words, sentence_spans
 from arriero.rag.markers import MarkerFilter
 from arriero.rag.prompt import Source
@@ -40,10 +41,7 @@ class Citation:
     @property
     def place(self) -> str:
         """'report.pdf, page 3, Results': where a reader finds it."""
-        pages = "" if self.page is None else f"page {self.page}"
-        if self.page_end not in (None, self.page):
-            pages = f"pages {self.page}-{self.page_end}"
-        return ", ".join(part for part in (self.document, pages, self.section) if part)
+        return describe_place(self.document, self.page, self.page_end, self.section)
 
     def to_dict(self) -> dict[str, Any]:
         """Its JSON form."""

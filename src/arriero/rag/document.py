@@ -67,3 +67,14 @@ class Passage:
     """Heading path of the section that most of the passage lies in; None where that has none."""
     ordinal: int
     """Position among the document's passages, from 0."""
+
+    @property
+    def place(self) -> str:
+        """'report.pdf, pages 3-4, Results': where a reader finds it."""
+        return describe_place(self.document, self.page, self.page_end, self.section)
+
+
+def describe_place(document: str, page: int | None, page_end: int | None, section: str | None) -> str:
+    """Document, page or pages, and section, as far as they are known."""
+    pages = "" if page is None else f"page {page}" if page_end in (None, page) else f"pages {page}-{page_end}"
+    return ", ".join(part for part in (document, pages, section) if part)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from arriero.common.device import pick_device
 from arriero.common.errors import ArrieroError, FormatError, NotFoundError, require
-from arriero.kernels.linear import linear
+from arriero.kernels.linear import Linear
 from arriero.rag.contracts import Advance, Vectors
 from arriero.rag.encoder_folder import Tower, fingerprint, read_json, read_tower, weight_files
 
@@ -125,18 +125,10 @@ class TowerModel:
                 tokenizer = _load_tokenizer(self.tower, transformers)
             for layer in model.modules():
                 if type(layer) is nn.Linear:
-                    layer.__class__ = QuickLinear
+                    layer.__class__ = Linear  # transformers' own layers, computed by ours
             dense = nn.Sequential(*[_load_dense(folder) for folder in self.tower.dense])
             self._loaded = model.float().to(device).eval(), tokenizer, dense.float().to(device).eval(), device
         return self._loaded
-
-
-class QuickLinear(nn.Linear):
-    """A linear layer of `transformers`, computed by our `linear`: on AMD processors in half the time."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply to `x` (…, in_features)."""
-        return linear(x, self.weight, self.bias)
 
 
 def load_encoder(source: str | Path, *, query_source: str | Path | None = None, device: str = "auto") -> Encoder:

@@ -17,9 +17,14 @@ from arriero.common.gguf_header import GgufHeader, GgufTensor, read_header
 from arriero.model.config import LlamaConfig
 from arriero.model.formats.gguf_config import ROPE_FREQS, read_config, scaling_of_divisors
 from arriero.model.formats.gguf_storage import byte_shape, dequantise
-from arriero.model.formats.weights import Weight, build_model, halves_from_pairs
+from arriero.model.formats.weights import Weight, build_model, halves_from_pairs, name_parameters
 from arriero.model.transformer import Llama
 
+_OUTER = {
+    "tok_embeddings.weight": "token_embd.weight",
+    "norm.weight": "output_norm.weight",
+    "output.weight": "output.weight",
+}
 _LAYER = {
     "attention_norm": "attn_norm",
     "attention.wq": "attn_q",
@@ -57,14 +62,7 @@ def load_weights(header: GgufHeader, *, dtype: torch.dtype, device: torch.device
 
 def gguf_names(config: LlamaConfig) -> dict[str, str]:
     """GGUF's name of each of our parameters."""
-    names = {"tok_embeddings.weight": "token_embd.weight"}
-    for layer in range(config.n_layers):
-        for ours, theirs in _LAYER.items():
-            names[f"layers.{layer}.{ours}.weight"] = f"blk.{layer}.{theirs}.weight"
-    names["norm.weight"] = "output_norm.weight"
-    if not config.tied_embeddings:
-        names["output.weight"] = "output.weight"
-    return names
+    return name_parameters(config, outer=_OUTER, layer=_LAYER, prefix="blk.{}.")
 
 
 def reordered_heads(name: str, config: LlamaConfig) -> int:

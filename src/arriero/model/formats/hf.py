@@ -16,12 +16,17 @@ from arriero.common.errors import ArrieroError, FormatError
 from arriero.common.files import atomic_file
 from arriero.model.config import LlamaConfig
 from arriero.model.formats.hf_config import load_hf_config, read_json, write_hf_config
-from arriero.model.formats.weights import Weight, build_model
+from arriero.model.formats.weights import Weight, build_model, name_parameters
 from arriero.model.transformer import Llama
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
+_OUTER = {
+    "tok_embeddings.weight": "model.embed_tokens.weight",
+    "norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+}
 _LAYER = {
     "attention.wq": "self_attn.q_proj",
     "attention.wk": "self_attn.k_proj",
@@ -89,14 +94,7 @@ def save_hf(
 
 def hf_names(config: LlamaConfig) -> dict[str, str]:
     """Hugging Face's name of each of our parameters."""
-    names = {"tok_embeddings.weight": "model.embed_tokens.weight"}
-    for layer in range(config.n_layers):
-        for ours, theirs in _LAYER.items():
-            names[f"layers.{layer}.{ours}.weight"] = f"model.layers.{layer}.{theirs}.weight"
-    names["norm.weight"] = "model.norm.weight"
-    if not config.tied_embeddings:
-        names["output.weight"] = "lm_head.weight"
-    return names
+    return name_parameters(config, outer=_OUTER, layer=_LAYER, prefix="model.layers.{}.")
 
 
 def _weight_files(folder: Path) -> dict[Path, list[str]]:

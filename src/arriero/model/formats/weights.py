@@ -99,3 +99,24 @@ def pairs_from_halves(weight: Tensor, heads: int) -> Tensor:
     """Reorder rows of a Q or K projection (heads · D, C) from our rotary pairs (i, i + D/2) to Meta's and GGUF's."""
     rows, columns = weight.shape
     return weight.reshape(heads, 2, rows // heads // 2, columns).transpose(1, 2).reshape(rows, columns)
+
+
+def name_parameters(
+    config: LlamaConfig, *, outer: Mapping[str, str], layer: Mapping[str, str], prefix: str
+) -> dict[str, str]:
+    """A format's name of each of our parameters, in the order in which they are written; a tied output is none.
+
+    Args:
+        config: how many layers, and whether the output is tied.
+        outer: our names outside the layers → theirs.
+        layer: our modules in a layer → theirs.
+        prefix: what stands before a layer's modules, with `{}` for its number.
+    """
+    names = {"tok_embeddings.weight": outer["tok_embeddings.weight"]}
+    for number in range(config.n_layers):
+        for ours, theirs in layer.items():
+            names[f"layers.{number}.{ours}.weight"] = f"{prefix.format(number)}{theirs}.weight"
+    names |= outer
+    if config.tied_embeddings:
+        del names["output.weight"]
+    return names
