@@ -51,9 +51,8 @@ class ParserProcess:
         """As `arriero.rag.parse.parse_file`, in the child.
 
         Raises:
-            NotFoundError, FormatError, MissingExtraError: as `parse_file`, and `FormatError` when the child had to be
-            killed
-                for time, or crashed.
+            NotFoundError, FormatError, MissingExtraError: as `parse_file`; `FormatError` also when the child crashed or
+                had to be killed for time.
         """
         name = name or path.name
         reply = self._ask({"path": os.fspath(path.absolute()), "name": name}, name)
