@@ -24,7 +24,7 @@ from arriero.rag.contracts import Ids, Vectors
 
 HNSW_FROM = 200_000
 """Passages from which HNSW serves instead of exact search. Measured by `benchmarks/index.py` (384 dimensions, 2 cores):
-exact search takes 12 ms here, three times as long as encoding a question, and HNSW 0.7 ms; below, exactness is worth it."""
+exact search takes 12 ms here, three times as long as encoding a question, HNSW 0.7 ms; below, exactness is worth it."""
 _LINKS = 32
 _EF_BUILD = 200
 _EF_SEARCH = (
