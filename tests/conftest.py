@@ -4,6 +4,23 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+# The Triton kernels run in Triton's interpreter, unless there is a GPU to compile them for. It must be said before
+# anything imports triton.
+os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def triton_device(request) -> str:
+    """Where Triton kernels run: interpreted on the CPU, or compiled on a GPU (`pytest -m gpu`)."""
+    pytest.importorskip("triton")
+    interpreted = os.environ["TRITON_INTERPRET"] == "1"
+    if request.param == "cuda" and (interpreted or not torch.cuda.is_available()):
+        pytest.skip("no GPU, or TRITON_INTERPRET=1")
+    if request.param == "cpu" and not interpreted:
+        pytest.skip("the kernels are compiled for the GPU here: pytest -m gpu, or TRITON_INTERPRET=1 for the CPU")
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -1,23 +1,31 @@
 """Exact attention, softmax(QKᵀ · scale) V, behind the one function that every module calls.
 
-FlashAttention's contract (Dao et al. 2022, arXiv 2205.14135): exact, and memory linear in the sequence length. For now
-PyTorch's `scaled_dot_product_attention` does the work; this file adds what it lacks: bottom-right causal alignment,
-packed documents without an N×N mask, rows of different lengths, queries that see no key, and decoding with grouped
-queries without copies of K and V. `reference.py` computes the same by an explicit softmax.
+FlashAttention's contract (Dao et al. 2022, arXiv 2205.14135): exact, and memory linear in the sequence length.
+`reference.py` says what is computed; `choose` picks who computes it.
 
-B batch, T query tokens, S key tokens, H heads, K KV heads, G = H / K heads that share a KV head, D head dim.
+B batch, T query tokens, S key tokens, H heads, K KV heads, D head dim.
 """
 
+import os
+from functools import cache
+from importlib.util import find_spec
+from typing import Literal, cast, get_args
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from arriero.common.errors import ArrieroError
+from arriero.common.errors import ArrieroError, did_you_mean
+from arriero.kernels.block_mask import BlockMask
+from arriero.kernels.documents import Documents
+from arriero.kernels.options import Options, check_arguments
+from arriero.kernels.reference import attention_reference
+from arriero.kernels.sdpa import attention_sdpa, why_not_sdpa
+from arriero.kernels.tiled import attention_tiled
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-
-Spans = tuple[tuple[int, int, int], ...]
-"""Documents of packed rows as (row, start, end), in order, covering every token once."""
+Implementation = Literal["reference", "tiled", "triton", "sdpa"]
+IMPLEMENTATIONS: tuple[Implementation, ...] = get_args(Implementation)
+FORCE = "ARRIERO_ATTENTION"
+"""Environment variable that forces one of the implementations."""
 
 
 def attention(
@@ -26,129 +34,127 @@ def attention(
     v: Tensor,
     *,
     causal: bool = True,
-    segments: Tensor | Spans | None = None,
-    key_lengths: Tensor | None = None,
     scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    dropout: float = 0.0,
+    seed: int = 0,
+    documents: Documents | None = None,
+    key_lengths: Tensor | None = None,
+    key_mask: Tensor | None = None,
+    block_mask: BlockMask | None = None,
+    deterministic: bool = True,
+    implementation: Implementation | None = None,
 ) -> Tensor:
     """Attend from `q` (B, T, H, D) to `k`, `v` (B, S, K, D), H a multiple of K; returns (B, T, H, D).
 
+    A query that sees no key gives 0, and gets and gives no gradient.
+
     Args:
-        causal: query t sees keys up to S − T + t (aligned at the bottom right, as a cache needs). A query that sees no
-            key gives 0: the first T − S of them when T > S.
-        segments: (B, T) document number of each token, or what `document_spans` made of it; a token sees its own
-            document only. One attention call a document, needs T = S, and a document's tokens must be neighbours.
-        key_lengths: (B,) row b has the keys k[b, :key_lengths[b]] only, and its T queries end where those end.
+        causal: query t sees keys up to S − T + t (aligned at the bottom right, as a cache needs).
         scale: factor of the scores, 1/√D by default.
+        window: tokens that a query sees, itself included: a sliding window.
+        softcap: scores x become softcap · tanh(x / softcap).
+        dropout: share of the weights to drop, those that `seed` decides; the others are divided by 1 − dropout.
+        documents: documents packed into the rows; a token sees its own only. Needs T = S.
+        key_lengths: (B,) row b has the keys k[b, :key_lengths[b]] only, and its T queries end where those end.
+        key_mask: (B, S) bool, true where there is a key.
+        block_mask: blocks of the scores to compute; the others count as masked.
+        deterministic: whether the backward pass must give the same bits each time.
+        implementation: force one; the environment's `ARRIERO_ATTENTION` does so for all calls that name none.
 
     Raises:
-        ArrieroError: naming the argument, what was expected and what came.
+        ArrieroError: naming the argument, what was expected and what came; or why the forced implementation can't.
     """
-    _check(q, k, v, segments, key_lengths)
-    queries, keys = q.shape[1], k.shape[1]
-    if q.numel() == 0 or keys == 0:
+    options = Options(
+        causal=causal,
+        scale=scale,
+        window=window,
+        softcap=softcap,
+        dropout=dropout,
+        seed=seed,
+        documents=documents,
+        key_lengths=key_lengths,
+        key_mask=key_mask,
+        block_mask=block_mask,
+        deterministic=deterministic,
+    )
+    check_arguments(q, k, v, options)
+    if q.numel() == 0 or k.shape[1] == 0:
         return torch.zeros_like(q)
-    if segments is not None:
-        spans = document_spans(segments) if isinstance(segments, Tensor) else segments
-        return _attend_documents(q, k, v, spans, causal, scale)
-    if key_lengths is not None:
-        return _attend_ragged(q, k, v, key_lengths, causal, scale)
-    if queries == 1:
-        return _attend_one_query(q, k, v, None, scale)
-    if not causal or queries == keys:
-        return _sdpa(q, k, v, None, causal, scale)
-    if queries > keys:
-        seen = _sdpa(q[:, queries - keys :], k, v, None, True, scale)  # (B, S, H, D)
-        return F.pad(seen, (0, 0, 0, 0, queries - keys, 0))  # (B, T, H, D)
-    visible = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)  # (T, S)
-    return _sdpa(q, k, v, visible, False, scale)
+    chosen = choose(q, options, implementation)
+    if chosen == "sdpa":
+        return attention_sdpa(q, k, v, options)
+    return _compute(q, k, v, options, chosen)[0]
 
 
-def document_spans(segments: Tensor) -> Spans:
-    """Where each document of packed rows begins and ends; compute it once a step, not once a layer.
+def attention_with_log_sum(
+    q: Tensor, k: Tensor, v: Tensor, options: Options, implementation: Implementation | None = None
+) -> tuple[Tensor, Tensor]:
+    """`attention`, and L (B, H, T) beside it: the log of each softmax's normaliser, −∞ for a query without keys.
+
+    With L, the outputs over parts of the keys can be merged into that over all; both results are differentiable.
+    """
+    check_arguments(q, k, v, options)
+    if q.numel() == 0 or k.shape[1] == 0:
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        return torch.zeros_like(q), q.new_full((q.shape[0], q.shape[2], q.shape[1]), -torch.inf, dtype=dtype)
+    return _compute(q, k, v, options, choose(q, options, implementation, log_sum=True))
+
+
+def choose(q: Tensor, options: Options, forced: Implementation | None = None, log_sum: bool = False) -> Implementation:
+    """Who computes this call: the one place where that is decided.
+
+    On a GPU our Triton kernels. Where they can't (no triton, fp64) and on a CPU, PyTorch's attention for what it does
+    without a T × S mask, and the tiles for everything else.
 
     Raises:
-        ArrieroError: a document number comes back after another one in the same row.
+        ArrieroError: the forced implementation can't serve this call, and why.
     """
-    spans = []
-    for row, numbers in enumerate(segments.tolist()):
-        starts = [i for i, number in enumerate(numbers) if i == 0 or number != numbers[i - 1]]
-        if len({numbers[i] for i in starts}) != len(starts):
-            raise ArrieroError(
-                f"segments: row {row} returns to a document after leaving it; a document's tokens must be neighbours"
-            )
-        spans += [(row, start, end) for start, end in zip(starts, [*starts[1:], len(numbers)], strict=True)]
-    return tuple(spans)
+    forced = forced or cast(Implementation | None, os.environ.get(FORCE))
+    if forced:
+        reason = why_not(forced, q, options, log_sum)
+        if reason:
+            raise ArrieroError(f"attention by '{forced}' was forced, but {reason}; unset {FORCE} or force another")
+        return forced
+    if q.is_cuda and why_not("triton", q, options, log_sum) is None:
+        return "triton"
+    masked = options.window is not None or options.key_mask is not None or options.block_mask is not None
+    if masked or why_not("sdpa", q, options, log_sum):
+        return "tiled"
+    return "sdpa"
 
 
-def _attend_documents(q: Tensor, k: Tensor, v: Tensor, spans: Spans, causal: bool, scale: float | None) -> Tensor:
-    lengths = {end - start for _, start, end in spans}
-    if len(lengths) == 1:  # equal documents are a larger batch: one call, which is the faster way
-        shape = (len(spans), lengths.pop(), -1, q.shape[3])
-        return _sdpa(q.reshape(shape), k.reshape(shape), v.reshape(shape), None, causal, scale).reshape(q.shape)
-    documents = []
-    for row, start, end in spans:
-        own = slice(row, row + 1), slice(start, end)
-        documents.append(_sdpa(q[own], k[own], v[own], None, causal, scale))  # (1, document, H, D)
-    return torch.cat(documents, dim=1).view(q.shape)
+def why_not(implementation: str, q: Tensor, options: Options, log_sum: bool = False) -> str | None:
+    """Why this implementation can't serve a call; None if it can."""
+    match implementation:
+        case "reference" | "tiled":
+            return None
+        case "sdpa":
+            return "PyTorch's attention doesn't give the log-sum-exp" if log_sum else why_not_sdpa(options)
+        case "triton":
+            if not _has_triton():
+                return "the package 'triton' is missing: pip install 'arriero[triton]'"
+            from arriero.kernels.flash import why_not_triton
+
+            return why_not_triton(q)
+        case _:
+            known = ", ".join(IMPLEMENTATIONS)
+            return f"there is none of that name{did_you_mean(implementation, IMPLEMENTATIONS)}; there are {known}"
 
 
-def _attend_ragged(q: Tensor, k: Tensor, v: Tensor, key_lengths: Tensor, causal: bool, scale: float | None) -> Tensor:
-    queries, keys = q.shape[1], k.shape[1]
-    last = key_lengths[:, None].expand(-1, queries) - 1  # (B, T) the last key each query sees
-    if causal:
-        last = last + torch.arange(1 - queries, 1, device=q.device)
-    # A query without keys is shown key 0 and its output set to 0: a softmax over nothing is NaN, backward too.
-    visible = torch.arange(keys, device=q.device) <= last.clamp(min=0)[..., None]  # (B, T, S)
-    if queries == 1:
-        out = _attend_one_query(q, k, v, visible, scale)
-    else:
-        out = _sdpa(q, k, v, visible[:, None], False, scale)
-    return out.masked_fill(last[..., None, None] < 0, 0.0)  # (B, T, H, D)
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
-def _attend_one_query(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, scale: float | None) -> Tensor:
-    """Decoding: the G heads of a KV head become G queries of it; nothing is copied and the products are larger."""
-    batch, _, heads, dim = q.shape
-    grouped = q.reshape(batch, k.shape[2], heads // k.shape[2], dim)  # (B, K, G, D)
-    mask = None if visible is None else visible[:, None]  # (B, 1, 1, S)
-    out = F.scaled_dot_product_attention(grouped, k.transpose(1, 2), v.transpose(1, 2), mask, scale=scale)
-    return out.reshape(q.shape)  # (B, 1, H, D)
+def _compute(q: Tensor, k: Tensor, v: Tensor, options: Options, chosen: Implementation) -> tuple[Tensor, Tensor]:
+    match chosen:
+        case "triton":
+            from arriero.kernels.flash import attention_flash  # not before it is needed: it imports triton
 
-
-def _sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, causal: bool, scale: float | None) -> Tensor:
-    """PyTorch's attention in our layout; `causal` is its own top-left alignment, right for T = S only."""
-    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H or K, T or S, D)
-    grouped = q.shape[1] != k.shape[1]
-    out = F.scaled_dot_product_attention(q, k, v, visible, is_causal=causal, scale=scale, enable_gqa=grouped)
-    return out.transpose(1, 2)  # (B, T, H, D)
-
-
-def _check(q: Tensor, k: Tensor, v: Tensor, segments: Tensor | Spans | None, key_lengths: Tensor | None) -> None:
-    if q.dim() != 4:
-        raise ArrieroError(f"q: expected 4 dimensions (batch, tokens, heads, head dim), got shape {tuple(q.shape)}")
-    if k.dim() != 4 or k.shape[0] != q.shape[0] or k.shape[3] != q.shape[3]:
-        raise ArrieroError(
-            f"k: expected shape ({q.shape[0]}, tokens, KV heads, {q.shape[3]}) to go with q, got {tuple(k.shape)}"
-        )
-    if v.shape != k.shape:
-        raise ArrieroError(f"v: expected k's shape {tuple(k.shape)}, got {tuple(v.shape)}")
-    if k.shape[2] == 0 or q.shape[2] % k.shape[2]:
-        raise ArrieroError(f"q: expected heads in a multiple of the {k.shape[2]} KV heads, got {q.shape[2]} heads")
-    if q.dtype not in DTYPES:
-        raise ArrieroError(f"q: expected dtype float32, bfloat16, float16 or float64, got {q.dtype}")
-    for name, x in (("k", k), ("v", v)):
-        if x.dtype != q.dtype or x.device != q.device:
-            raise ArrieroError(
-                f"{name}: expected q's dtype {q.dtype} and device {q.device}, got {x.dtype} on {x.device}"
-            )
-    if segments is not None:
-        if key_lengths is not None:
-            raise ArrieroError("key_lengths: expected None together with segments, got a tensor")
-        if q.shape[1] != k.shape[1]:
-            raise ArrieroError(
-                f"segments: expected as many keys as queries, got {k.shape[1]} keys and {q.shape[1]} queries"
-            )
-        if isinstance(segments, Tensor) and segments.shape != q.shape[:2]:
-            raise ArrieroError(f"segments: expected shape {tuple(q.shape[:2])}, got {tuple(segments.shape)}")
-    if key_lengths is not None and key_lengths.shape != q.shape[:1]:
-        raise ArrieroError(f"key_lengths: expected shape ({q.shape[0]},), got {tuple(key_lengths.shape)}")
+            return attention_flash(q, k, v, options)
+        case "tiled":
+            return attention_tiled(q, k, v, options)
+        case _:
+            return attention_reference(q, k, v, options)

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from arriero.kernels.attention import Spans, attention
+from arriero.kernels.attention import attention
+from arriero.kernels.documents import Documents
 from arriero.kernels.linear import Linear
 from arriero.model.config import LlamaConfig
 from arriero.model.kv_cache import KVCache
@@ -39,7 +40,7 @@ class Attention(nn.Module):
         self.wv = Linear(config.dim, config.n_kv_heads * config.head_dim, bias=False)
         self.wo = Linear(config.n_heads * config.head_dim, config.dim, bias=False)
 
-    def forward(self, x: Tensor, turn: Rotation, cache: KVCache | None, segments: Spans | None) -> Tensor:
+    def forward(self, x: Tensor, turn: Rotation, cache: KVCache | None, documents: Documents | None) -> Tensor:
         """Attend among the tokens of `x` (B, T, C), and to those in the cache."""
         heads = (*x.shape[:2], -1, self.head_dim)
         q = rotate(self.wq(x).view(heads), turn)  # (B, T, H, D)
@@ -48,7 +49,7 @@ class Attention(nn.Module):
         key_lengths = None
         if cache is not None:
             k, v, key_lengths = cache.update(self.layer, k, v)  # (B, S, K, D)
-        out = attention(q, k, v, segments=segments, key_lengths=key_lengths)  # (B, T, H, D)
+        out = attention(q, k, v, documents=documents, key_lengths=key_lengths)  # (B, T, H, D)
         projected: Tensor = self.wo(out.flatten(2))  # (B, T, C)
         return projected
 
@@ -78,8 +79,8 @@ class Block(nn.Module):
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
 
-    def forward(self, x: Tensor, turn: Rotation, cache: KVCache | None, segments: Spans | None) -> Tensor:
+    def forward(self, x: Tensor, turn: Rotation, cache: KVCache | None, documents: Documents | None) -> Tensor:
         """One block over `x` (B, T, C)."""
-        h: Tensor = x + self.attention(self.attention_norm(x), turn, cache, segments)  # (B, T, C)
+        h: Tensor = x + self.attention(self.attention_norm(x), turn, cache, documents)  # (B, T, C)
         out: Tensor = h + self.feed_forward(self.ffn_norm(h))  # (B, T, C)
         return out

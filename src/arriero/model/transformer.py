@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from arriero.common.errors import ArrieroError
-from arriero.kernels.attention import Spans, document_spans
+from arriero.kernels.documents import Documents
 from arriero.kernels.linear import Linear
 from arriero.model.config import LlamaConfig
 from arriero.model.kv_cache import KVCache
@@ -69,17 +69,17 @@ class Llama(nn.Module):
             ArrieroError: the cache is too short, has another number of rows, or was given together with segments; or
                 prompt_lengths do not fit the tokens.
         """
-        spans = None if segments is None else document_spans(segments)
+        documents = None if segments is None else Documents.from_segments(segments)
         if cache is None:
             lengths = None
-            positions = _positions(tokens, spans) if positions is None else positions  # (B, T)
+            positions = _positions(tokens, documents) if positions is None else positions  # (B, T)
         else:
-            placed, lengths = _place(tokens, cache, spans, prompt_lengths)  # (B, T), (B,)
+            placed, lengths = _place(tokens, cache, documents, prompt_lengths)  # (B, T), (B,)
             positions = placed if positions is None else positions
         turn = rotation(self.config, positions, lengths)
         x = self.tok_embeddings(tokens)  # (B, T, C)
         for layer in self.layers:
-            x = layer(x, turn, cache, spans)
+            x = layer(x, turn, cache, documents)
         if cache is not None:
             cache.finish(prompt_lengths)
         normed: Tensor = self.norm(x)
@@ -113,19 +113,18 @@ class Llama(nn.Module):
         return self
 
 
-def _positions(tokens: Tensor, spans: Spans | None) -> Tensor:
-    if spans is None:
-        return torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)  # (B, T)
-    restarts = torch.cat([torch.arange(end - start) for _, start, end in spans])
-    return restarts.view(tokens.shape).to(tokens.device)  # (B, T)
+def _positions(tokens: Tensor, documents: Documents | None) -> Tensor:
+    if documents is not None:
+        return documents.positions()  # (B, T)
+    return torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)  # (B, T)
 
 
 def _place(
-    tokens: Tensor, cache: KVCache, spans: Spans | None, prompt_lengths: Sequence[int] | None
+    tokens: Tensor, cache: KVCache, documents: Documents | None, prompt_lengths: Sequence[int] | None
 ) -> tuple[Tensor, Tensor]:
     """Positions of the tokens in the cache, (B, T), and each row's length with its real ones, (B,)."""
     rows, new_tokens = tokens.shape
-    if spans is not None:
+    if documents is not None:
         raise ArrieroError("segments: expected None together with a cache: packed rows are for training")
     if rows != cache.batch:
         raise ArrieroError(f"tokens: expected {cache.batch} rows, as the cache has, got {rows}")

@@ -1,0 +1,120 @@
+"""What the Triton kernels have in common: where a tile lies, what it may see, what dropout keeps.
+
+A kernel's program owns one tile (a block of queries, or of keys) of one sequence and head, and walks along the tiles of
+the other side that it may see. A sequence is a row of the batch, or a document packed in one. Places (`t` of queries,
+`s` of keys) count from the sequence's start; `position` = t + keys − queries is where query t stands among the keys.
+
+Offsets are 64-bit where they grow with the batch or the length: tensors may have more than 2³¹ elements.
+"""
+
+import triton
+import triton.language as tl
+
+LOG2_E = tl.constexpr(1.4426950408889634)
+"""exp(x) = exp2(x · log₂ e): the hardware's exponential is that of base 2."""
+
+
+@triton.jit
+def locate_sequence(
+    i, documents, n_documents, key_lengths, queries, keys, DOCUMENTS: tl.constexpr, RAGGED: tl.constexpr
+):
+    """(row, first token, queries, keys) of sequence `i`; `documents` is the table of `Documents`."""
+    row = i
+    first = 0
+    if DOCUMENTS:
+        row = tl.load(documents + i)
+        first = tl.load(documents + n_documents + i)
+        queries = tl.load(documents + 2 * n_documents + i)
+        keys = queries
+    if RAGGED:
+        keys = tl.maximum(tl.minimum(tl.load(key_lengths + i).to(tl.int32), keys), 0)
+    return row, first, queries, keys
+
+
+@triton.jit
+def tile_offset(row, head, token, stride_row, stride_head, stride_token):
+    """Elements from a tensor's start to [row, token, head, 0], in 64 bits."""
+    offset = tl.cast(row, tl.int64) * stride_row
+    offset += tl.cast(head, tl.int64) * stride_head
+    return offset + tl.cast(token, tl.int64) * stride_token
+
+
+@triton.jit
+def load_tile(start, token, stride_token, limit, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
+    """The tile (tokens, BLOCK_D) at pointer `start`; 0 for tokens from `limit` on, and for dims from HEAD_DIM on.
+
+    `token` counts from the tile's start, so that its product with the stride fits 32 bits.
+    """
+    dim = tl.arange(0, BLOCK_D)
+    mask = (token < limit)[:, None] & (dim < HEAD_DIM)[None, :]
+    return tl.load(start + token[:, None] * stride_token + dim[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def store_tile(start, token, stride_token, limit, tile, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Write what `load_tile` would read, in the tensor's own dtype."""
+    dim = tl.arange(0, BLOCK_D)
+    mask = (token < limit)[:, None] & (dim < HEAD_DIM)[None, :]
+    tl.store(start + token[:, None] * stride_token + dim[None, :], tile.to(start.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def key_range(t_start, queries, keys, BLOCK_M: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
+    """The keys [low, high) that some query of the tile at `t_start` may see."""
+    first = t_start + keys - queries  # the position of the tile's first query
+    last = tl.minimum(t_start + BLOCK_M, queries) - 1 + keys - queries
+    low = 0
+    high = keys
+    if CAUSAL:
+        high = tl.minimum(high, last + 1)
+    if WINDOW > 0:
+        low = tl.maximum(low, first - WINDOW + 1)
+        if not CAUSAL:
+            high = tl.minimum(high, last + WINDOW)
+    return low, tl.maximum(high, low)
+
+
+@triton.jit
+def query_range(s_start, queries, keys, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
+    """The queries [low, high) that may see some key of the tile at `s_start`."""
+    shift = queries - keys  # from a position to a query's place
+    last = tl.minimum(s_start + BLOCK_N, keys) - 1
+    low = 0
+    high = queries
+    if CAUSAL:
+        low = tl.maximum(low, s_start + shift)
+    if WINDOW > 0:
+        high = tl.minimum(high, last + WINDOW + shift)
+        if not CAUSAL:
+            low = tl.maximum(low, s_start - WINDOW + 1 + shift)
+    return low, tl.maximum(high, low)
+
+
+@triton.jit
+def visible(t, s, queries, keys, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
+    """Which queries `t` see which keys `s`, broadcast against each other: `t[:, None], s[None, :]`, or turned round."""
+    ahead = s - (t + keys - queries)  # of the query's position
+    seen = (t < queries) & (s < keys)
+    if CAUSAL:
+        seen = seen & (ahead <= 0)
+    if WINDOW > 0:
+        seen = seen & (ahead > -WINDOW)
+        if not CAUSAL:
+            seen = seen & (ahead < WINDOW)
+    return seen
+
+
+@triton.jit
+def cap(scores, softcap):
+    """softcap · tanh(scores / softcap), with tanh(x) = 2 / (1 + exp(−2x)) − 1 kept from overflowing."""
+    exponential = tl.exp2(-2.0 * LOG2_E * tl.abs(scores) / softcap)
+    capped = softcap * (1.0 - exponential) / (1.0 + exponential)
+    return tl.where(scores < 0, -capped, capped)
+
+
+@triton.jit
+def dropout_keep(seed, threshold, stream, t, s):
+    """Which weights stay: `arriero.kernels.dropout.dropout_keep`, for `t` and `s` broadcast against each other."""
+    place = t * 0 + s * 0  # (queries, keys) of zeros
+    word, _, _, _ = tl.philox(seed, place + s, place + t, place + stream, place)
+    return word.to(tl.uint32, bitcast=True).to(tl.int64) >= threshold
