@@ -37,16 +37,46 @@ def test_inputs_need_not_be_contiguous(make):
         torch.testing.assert_close(linear(x, weight), F.linear(x, weight))
 
 
-def test_gradients_flow_where_they_are_recorded():
-    x = torch.randn(3, 5, requires_grad=True)
-    weight = torch.randn(7, 5, requires_grad=True)
-    assert not uses_onednn(x, weight)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("biased", [True, False])
+def test_gradients_are_those_of_float64(shape, biased):
+    torch.manual_seed(0)
+    x, weight, bias = (torch.randn(s, requires_grad=True) for s in (shape, (7, 5), (7,)))
+    inputs = (x, weight, bias) if biased else (x, weight)
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    upstream = torch.randn(*shape[:-1], 7)
+    got = torch.autograd.grad(linear(*inputs), inputs, upstream)
+    wanted = torch.autograd.grad(F.linear(*exact), exact, upstream.double())
+    for gradient, right in zip(got, wanted, strict=True):
+        torch.testing.assert_close(gradient.double(), right, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_are_computed_for_what_needs_them_only():
+    x, weight = torch.randn(3, 5), torch.randn(7, 5, requires_grad=True)
     linear(x, weight).sum().backward()
-    torch.testing.assert_close(x.grad, weight.detach().sum(0).expand(3, 5))
-    assert weight.grad is not None
+    torch.testing.assert_close(weight.grad, x.sum(0).expand(7, 5))
+    x.requires_grad_()
+    frozen = weight.detach()
+    linear(x, frozen).sum().backward()
+    torch.testing.assert_close(x.grad, frozen.sum(0).expand(3, 5))
+    bias = torch.zeros(7, requires_grad=True)
+    (linear(x.detach(), frozen, bias) * 2).sum().backward()
+    torch.testing.assert_close(bias.grad, torch.full((7,), 6.0))
 
 
-@torch.no_grad()
+def test_expanded_and_transposed_gradients_are_taken_as_they_come():
+    x, weight = torch.randn(4, 3, 5, requires_grad=True), torch.randn(7, 5, requires_grad=True)
+    got = torch.autograd.grad(linear(x, weight).transpose(0, 1).sum(), (x, weight))
+    wanted = torch.autograd.grad(F.linear(x, weight).sum(), (x, weight))
+    torch.testing.assert_close(got, wanted)
+
+
+def test_autocast_is_left_to_pytorch():
+    x, weight = torch.randn(3, 5), torch.randn(7, 5, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear(x, weight).dtype == torch.bfloat16
+
+
 def test_other_dtypes_and_devices_are_left_to_pytorch():
     x = torch.zeros(2, 5)
     assert uses_onednn(x, x) == torch.backends.mkldnn.is_available()
