@@ -4,10 +4,9 @@ from itertools import product
 
 import pytest
 import torch
+from tests.kernels.largest import LargestTensor
 from tests.kernels.qkv import check_exact, random_qkv
 from torch import Tensor
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from arriero.kernels.block_mask import BlockMask, butterfly
 from arriero.kernels.documents import Documents
@@ -83,17 +82,6 @@ def test_block_masks():
     q, k, v = random_qkv(1, 70, 70, 4, 2, 16)
     check(q, k, v, block_mask=BlockMask(butterfly(5), size=16))
     check(q, k, v, causal=False, block_mask=BlockMask(torch.rand(4, 5, 5).round().bool(), size=16))
-
-
-class LargestTensor(TorchDispatchMode):
-    """Notes the size of the largest tensor that any operation makes."""
-
-    numel = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        self.numel = max([self.numel, *(x.numel() for x in pytree.tree_leaves(out) if isinstance(x, Tensor))])
-        return out
 
 
 @pytest.mark.parametrize("length", [100, 90], ids=["equal", "unequal"])
