@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tests.kernels.qkv import random_qkv
 
 from arriero.common.errors import ArrieroError
 from arriero.kernels.attention import FORCE, IMPLEMENTATIONS, attention, attention_with_log_sum, choose, why_not
@@ -10,6 +9,7 @@ from arriero.kernels.block_mask import BlockMask
 from arriero.kernels.documents import Documents
 from arriero.kernels.options import Options
 from arriero.kernels.reference import attention_reference
+from tests.kernels.qkv import random_qkv
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from tests.kernels.qkv import random_qkv
 from torch import Tensor
 
 from arriero.kernels.block_mask import BlockMask
@@ -12,6 +11,7 @@ from arriero.kernels.documents import Documents
 from arriero.kernels.dropout import dropout_keep
 from arriero.kernels.options import Options
 from arriero.kernels.reference import attention_reference
+from tests.kernels.qkv import random_qkv
 
 
 def formula(q: Tensor, k: Tensor, v: Tensor, sees, softcap: float | None = None) -> tuple[Tensor, Tensor]:

@@ -4,8 +4,6 @@ from itertools import product
 
 import pytest
 import torch
-from tests.kernels.largest import LargestTensor
-from tests.kernels.qkv import check_exact, random_qkv
 from torch import Tensor
 
 from arriero.kernels.block_mask import BlockMask, butterfly
@@ -13,6 +11,8 @@ from arriero.kernels.documents import Documents
 from arriero.kernels.options import Options
 from arriero.kernels.reference import attention_reference
 from arriero.kernels.sdpa import attention_sdpa, why_not_sdpa
+from tests.kernels.largest import LargestTensor
+from tests.kernels.qkv import check_exact, random_qkv
 
 
 def check(q: Tensor, k: Tensor, v: Tensor, **options) -> Tensor:
