@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from arriero.common.errors import ArrieroError
+from arriero.kernels.cross_entropy import IGNORED
+from arriero.kernels.documents import Documents
 from arriero.model.config import RopeScaling
 from arriero.model.kv_cache import KVCache
 from arriero.model.transformer import Llama
@@ -96,16 +98,16 @@ def test_second_ragged_prompt_behind_the_first(tiny, make_model, tokens):
 @torch.no_grad()
 def test_packed_documents_equal_separate_ones(tiny, make_model, tokens):
     model = make_model(tiny)
-    segments = torch.tensor([[0] * 13 + [1] * 1 + [2] * 26, [0] * 20 + [1] * 20])
-    packed = model(tokens, segments=segments)
+    documents = Documents.from_segments(torch.tensor([[0] * 13 + [1] * 1 + [2] * 26, [0] * 20 + [1] * 20]))
+    packed = model(tokens, documents=documents)
     for row, start, end in ((0, 0, 13), (0, 13, 14), (0, 14, 40), (1, 0, 20), (1, 20, 40)):
         alone = model(tokens[row : row + 1, start:end])
         torch.testing.assert_close(packed[row : row + 1, start:end], alone, atol=2e-5, rtol=1e-5)
 
 
-def test_segments_and_cache_do_not_go_together(tiny, tokens):
-    with pytest.raises(ArrieroError, match="segments: expected None together with a cache"):
-        Llama(tiny)(tokens, segments=torch.zeros(2, 40), cache=KVCache(tiny, 2, 40))
+def test_documents_and_cache_do_not_go_together(tiny, tokens):
+    with pytest.raises(ArrieroError, match="documents: expected None together with a cache"):
+        Llama(tiny)(tokens, documents=Documents.from_segments(torch.zeros(2, 40)), cache=KVCache(tiny, 2, 40))
 
 
 @pytest.mark.parametrize(
@@ -162,11 +164,37 @@ def test_two_layers_memorise_one_batch(tiny, tokens):
     torch.manual_seed(0)
     model = Llama(tiny).init_weights(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    segments = torch.tensor([[0] * 40, [0] * 15 + [1] * 25])
+    documents = Documents.from_segments(torch.tensor([[0] * 40, [0] * 15 + [1] * 25]))
     for _ in range(60):
-        logits = model(tokens, segments=segments)[:, :-1]
+        logits = model(tokens, documents=documents)[:, :-1]
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.2
+
+
+def test_loss_is_that_of_the_logits(tiny, make_model, tokens):
+    model = make_model(tiny)
+    targets = tokens.roll(-1, 1)
+    targets[:, -1] = IGNORED
+    total, losses = model.loss(tokens, targets)
+    expected = torch.nn.functional.cross_entropy(model(tokens).flatten(0, 1), targets.flatten(), reduction="none")
+    torch.testing.assert_close(losses, expected.view(tokens.shape), atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(total, expected.sum(), atol=1e-3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("recompute", ["selective", "full"])
+def test_recomputing_changes_no_gradient(recompute, tied, tiny, make_model, tokens):
+    model = make_model(dataclasses.replace(tiny, tied_embeddings=tied))
+    documents = Documents.from_segments(torch.tensor([[0] * 40, [0] * 15 + [1] * 25]))
+
+    def gradients(kind):
+        for layer in model.layers:
+            layer.recompute = kind
+        total, _ = model.loss(tokens, tokens.roll(-1, 1), documents=documents)
+        return torch.autograd.grad(total, list(model.parameters()))
+
+    for got, wanted in zip(gradients(recompute), gradients("none"), strict=True):
+        torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)

@@ -74,7 +74,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return (losses * factors).sum(), losses
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         grad_hidden, grad_weight = (None if x is None else x.mul_(grad_total) for x in ctx.saved_tensors)
         return grad_hidden, grad_weight, None, None, None

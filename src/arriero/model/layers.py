@@ -3,13 +3,20 @@
 B batch, T tokens, S key tokens, H heads, K KV heads, D head dim, C model dim.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from arriero.kernels.attention import attention
 from arriero.kernels.documents import Documents
 from arriero.kernels.linear import Linear
+from arriero.kernels.recompute import recomputed
+from arriero.kernels.swiglu import swiglu
 from arriero.model.config import LlamaConfig
 from arriero.model.kv_cache import KVCache
 from arriero.model.rope import Rotation, rotate
@@ -62,11 +69,19 @@ class FeedForward(nn.Module):
         self.w1 = Linear(config.dim, config.hidden_dim, bias=False)
         self.w2 = Linear(config.hidden_dim, config.dim, bias=False)
         self.w3 = Linear(config.dim, config.hidden_dim, bias=False)
+        self.keep_product = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to each token of `x` (B, T, C)."""
-        projected: Tensor = self.w2(F.silu(self.w1(x)) * self.w3(x))  # (B, T, C)
-        return projected
+        a, b = self.w1(x), self.w3(x)  # (B, T, hidden)
+        product = swiglu(a, b)  # (B, T, hidden)
+        with _unless(self.keep_product, product, lambda: swiglu(a, b)):
+            out: Tensor = self.w2(product)  # (B, T, C)
+        return out
+
+
+Recompute = Literal["none", "selective", "full"]
+"""What a block computes again in the backward pass: nothing; all but what linear layers and attention put out; all."""
 
 
 class Block(nn.Module):
@@ -78,9 +93,26 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+        self.recompute: Recompute = "none"
 
     def forward(self, x: Tensor, turn: Rotation, cache: KVCache | None, documents: Documents | None) -> Tensor:
         """One block over `x` (B, T, C)."""
-        h: Tensor = x + self.attention(self.attention_norm(x), turn, cache, documents)  # (B, T, C)
-        out: Tensor = h + self.feed_forward(self.ffn_norm(h))  # (B, T, C)
+        if self.recompute == "full" and torch.is_grad_enabled():
+            out: Tensor = checkpoint(self._forward, x, turn, cache, documents, use_reentrant=False)
+            return out
+        return self._forward(x, turn, cache, documents)
+
+    def _forward(self, x: Tensor, turn: Rotation, cache: KVCache | None, documents: Documents | None) -> Tensor:
+        keep = self.recompute != "selective"
+        self.feed_forward.keep_product = keep
+        normed = self.attention_norm(x)  # (B, T, C)
+        with _unless(keep, normed, lambda: self.attention_norm(x)):
+            h = x + self.attention(normed, turn, cache, documents)  # (B, T, C)
+        normed_h = self.ffn_norm(h)  # (B, T, C)
+        with _unless(keep, normed_h, lambda: self.ffn_norm(h)):
+            out: Tensor = h + self.feed_forward(normed_h)  # (B, T, C)
         return out
+
+
+def _unless(keep: bool, tensor: Tensor, make: Callable[[], Tensor]) -> AbstractContextManager[None]:
+    return nullcontext() if keep else recomputed(tensor, make)

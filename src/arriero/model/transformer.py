@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from arriero.common.errors import ArrieroError
+from arriero.kernels.cross_entropy import cross_entropy
 from arriero.kernels.documents import Documents
 from arriero.kernels.linear import Linear
 from arriero.model.config import LlamaConfig
@@ -37,12 +38,12 @@ class Llama(nn.Module):
         *,
         positions: Tensor | None = None,
         cache: KVCache | None = None,
-        segments: Tensor | None = None,
+        documents: Documents | None = None,
         prompt_lengths: Sequence[int] | None = None,
     ) -> Tensor:
         """Logits (B, T, V) of the token after each of `tokens` (B, T); the arguments of `hidden`."""
         hidden = self.hidden(
-            tokens, positions=positions, cache=cache, segments=segments, prompt_lengths=prompt_lengths
+            tokens, positions=positions, cache=cache, documents=documents, prompt_lengths=prompt_lengths
         )  # (B, T, C)
         logits: Tensor = self.output(hidden)
         return logits
@@ -53,23 +54,22 @@ class Llama(nn.Module):
         *,
         positions: Tensor | None = None,
         cache: KVCache | None = None,
-        segments: Tensor | None = None,
+        documents: Documents | None = None,
         prompt_lengths: Sequence[int] | None = None,
     ) -> Tensor:
         """Normalised hidden states (B, T, C), from which `output` makes logits.
 
         Args:
             tokens: (B, T) token ids; shorter rows are padded on the right, with any id.
-            positions: (B, T), by default behind what the cache holds, and from 0 within each segment.
+            positions: (B, T), by default behind what the cache holds, and from 0 within each document.
             cache: holds the tokens before these, and receives these.
-            segments: (B, T) document number of each token of packed rows; a token sees its own document only.
+            documents: documents packed into the rows; a token sees its own only.
             prompt_lengths: (B,) real tokens of each row, for padded rows that go into a cache; by default all T.
 
         Raises:
-            ArrieroError: the cache is too short, has another number of rows, or was given together with segments; or
+            ArrieroError: the cache is too short, has another number of rows, or was given together with documents; or
                 prompt_lengths do not fit the tokens.
         """
-        documents = None if segments is None else Documents.from_segments(segments)
         if cache is None:
             lengths = None
             positions = _positions(tokens, documents) if positions is None else positions  # (B, T)
@@ -84,6 +84,23 @@ class Llama(nn.Module):
             cache.finish(prompt_lengths)
         normed: Tensor = self.norm(x)
         return normed
+
+    def loss(
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        *,
+        documents: Documents | None = None,
+        token_weights: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Sum of the losses of `targets` (B, T), each the token after that of `tokens`, and each loss, (B, T).
+
+        The logits are never whole in memory: these are the results of `arriero.kernels.cross_entropy.cross_entropy`.
+        """
+        hidden = self.hidden(tokens, documents=documents).flatten(0, 1)  # (B·T, C)
+        weights = None if token_weights is None else token_weights.flatten()  # (B·T,)
+        total, losses = cross_entropy(hidden, self.output.weight, targets.flatten(), weights)
+        return total, losses.view(targets.shape)
 
     @property
     def n_params(self) -> int:
@@ -125,7 +142,7 @@ def _place(
     """Positions of the tokens in the cache, (B, T), and each row's length with its real ones, (B,)."""
     rows, new_tokens = tokens.shape
     if documents is not None:
-        raise ArrieroError("segments: expected None together with a cache: packed rows are for training")
+        raise ArrieroError("documents: expected None together with a cache: packed rows are for training")
     if rows != cache.batch:
         raise ArrieroError(f"tokens: expected {cache.batch} rows, as the cache has, got {rows}")
     real = [new_tokens] * rows if prompt_lengths is None else list(prompt_lengths)
