@@ -9,9 +9,24 @@ Offsets are 64-bit where they grow with the batch or the length: tensors may hav
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 """exp(x) = exp2(x · log₂ e): the hardware's exponential is that of base 2."""
+INTERPRETED: bool = triton.knobs.runtime.interpret
+"""Whether the kernels run in Triton's interpreter, on the CPU; settled when they are decorated."""
+LONGEST_STRIDE = 2**22
+"""Elements from one token to the next, at most: within a tile, of 256 tokens at most, offsets are 32-bit."""
+
+
+def loadable(x: Tensor) -> Tensor:
+    """`x` (B, T, H, D) with strides that `load_tile` can take; itself, but for outlandish ones."""
+    return x if x.stride(3) == 1 and x.stride(1) < LONGEST_STRIDE else x.contiguous()
+
+
+def bucket(length: int) -> int:
+    """Lengths that share an autotuning: those up to the same power of two, 16 to 8192."""
+    return min(max(1 << (length - 1).bit_length(), 16), 8192)
 
 
 @triton.jit
@@ -40,14 +55,25 @@ def tile_offset(row, head, token, stride_row, stride_head, stride_token):
 
 
 @triton.jit
-def load_tile(start, token, stride_token, limit, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
+def load_tile(
+    start, token, stride_token, limit, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, LIMITED: tl.constexpr = True
+):
     """The tile (tokens, BLOCK_D) at pointer `start`; 0 for tokens from `limit` on, and for dims from HEAD_DIM on.
 
-    `token` counts from the tile's start, so that its product with the stride fits 32 bits.
+    `token` counts from the tile's start, so that its product with the stride fits 32 bits. Without LIMITED, all tokens
+    are known to be below `limit`.
     """
     dim = tl.arange(0, BLOCK_D)
-    mask = (token < limit)[:, None] & (dim < HEAD_DIM)[None, :]
-    return tl.load(start + token[:, None] * stride_token + dim[None, :], mask=mask, other=0.0)
+    place = start + token[:, None] * stride_token + dim[None, :]
+    if LIMITED and HEAD_DIM < BLOCK_D:
+        tile = tl.load(place, mask=(token < limit)[:, None] & (dim < HEAD_DIM)[None, :], other=0.0)
+    elif LIMITED:
+        tile = tl.load(place, mask=(token < limit)[:, None], other=0.0)
+    elif HEAD_DIM < BLOCK_D:
+        tile = tl.load(place, mask=(dim < HEAD_DIM)[None, :], other=0.0)
+    else:
+        tile = tl.load(place)
+    return tile
 
 
 @triton.jit
@@ -75,6 +101,22 @@ def key_range(t_start, queries, keys, BLOCK_M: tl.constexpr, CAUSAL: tl.constexp
 
 
 @triton.jit
+def key_interior(t_start, queries, keys, BLOCK_M: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
+    """The keys [low, high) that every query of the tile at `t_start` sees; none if high ≤ low."""
+    first = t_start + keys - queries
+    last = tl.minimum(t_start + BLOCK_M, queries) - 1 + keys - queries
+    low = 0
+    high = keys
+    if CAUSAL:
+        high = tl.minimum(high, first + 1)
+    if WINDOW > 0:
+        low = tl.maximum(low, last - WINDOW + 1)
+        if not CAUSAL:
+            high = tl.minimum(high, first + WINDOW)
+    return low, high
+
+
+@triton.jit
 def query_range(s_start, queries, keys, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
     """The queries [low, high) that may see some key of the tile at `s_start`."""
     shift = queries - keys  # from a position to a query's place
@@ -88,6 +130,18 @@ def query_range(s_start, queries, keys, BLOCK_N: tl.constexpr, CAUSAL: tl.conste
         if not CAUSAL:
             low = tl.maximum(low, s_start - WINDOW + 1 + shift)
     return low, tl.maximum(high, low)
+
+
+@triton.jit
+def first_at_least(members, begin, end, block):
+    """Place in the rising list `members[begin:end]` of the first member that is `block` or above; `end` if none is."""
+    while begin < end:
+        middle = (begin + end) // 2
+        if tl.load(members + middle) < block:
+            begin = middle + 1
+        else:
+            end = middle
+    return begin
 
 
 @triton.jit
@@ -107,7 +161,7 @@ def visible(t, s, queries, keys, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
 @triton.jit
 def cap(scores, softcap):
     """softcap · tanh(scores / softcap), with tanh(x) = 2 / (1 + exp(−2x)) − 1 kept from overflowing."""
-    exponential = tl.exp2(-2.0 * LOG2_E * tl.abs(scores) / softcap)
+    exponential = tl.exp2(tl.abs(scores) / softcap * (-2.0 * LOG2_E))  # a constant on the left fails in the interpreter
     capped = softcap * (1.0 - exponential) / (1.0 + exponential)
     return tl.where(scores < 0, -capped, capped)
 
