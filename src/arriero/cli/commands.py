@@ -24,6 +24,7 @@ COMMANDS: dict[str, Command] = {
     "rag ask": Command("arriero.cli.rag_ask:ask", "Answer a question from a collection, with citations"),
     "rag chat": Command("arriero.cli.rag_ask:chat", "Talk about a collection, with citations"),
     "rag watch": Command("arriero.cli.rag:watch", "Keep a collection equal to its folders as files change"),
+    "tokenize": Command("arriero.cli.tokenize:tokenize", "Turn documents into token shards for training"),
     "model get": Command("arriero.cli.model:get", "Bring a model here"),
     "model show": Command("arriero.cli.model:show", "Tell what a model is"),
     "model convert": Command("arriero.cli.model:convert", "Write a model as a Hugging Face folder or a GGUF file"),

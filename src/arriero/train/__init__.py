@@ -1,0 +1,1 @@
+"""Training: token shards and their mixture, one loop, and what keeps it fast, parallel and recoverable."""
