@@ -40,6 +40,21 @@ from arriero.kernels.flash_tiles import (
 from arriero.kernels.options import Options
 
 LN_2 = tl.constexpr(math.log(2))
+COUNTS = ("sequences", "longest", "queries", "keys", "heads", "group", "longest_bucket", "keys_bucket")
+"""Arguments that change often: their being 1, or divisible by 16, makes no version of the kernel of its own."""
+
+TILES = {
+    (2, 64): [(128, 128, 8, 3), (128, 64, 8, 3), (128, 64, 4, 3), (64, 64, 4, 3)],
+    (2, 128): [(128, 128, 8, 2), (128, 64, 8, 3), (128, 64, 8, 2), (128, 32, 8, 3), (64, 64, 4, 3), (64, 32, 4, 3)],
+    (2, 256): [(128, 64, 8, 2), (128, 32, 8, 2), (64, 32, 4, 3), (64, 32, 4, 2)],
+    (4, 64): [(64, 32, 8, 2), (32, 64, 8, 2), (32, 32, 4, 2)],
+    (4, 128): [(64, 16, 8, 2), (32, 64, 8, 2), (32, 32, 8, 2)],
+    (4, 256): [(32, 16, 8, 2), (16, 32, 8, 2)],
+}
+"""(queries, keys, warps, stages) to try, by bytes an element and head dim: those that compile to code whose registers
+don't spill, or hardly, for compute capability 8.0 or 9.0 (`tests/kernels/compiling.py` prints it)."""
+SMALL_TILES = {2: [(32, 32, 4, 2), (16, 64, 4, 2), (16, 16, 1, 2)], 4: [(32, 32, 8, 2), (16, 32, 8, 2), (16, 16, 4, 2)]}
+"""The same for few queries or a mask of small blocks, by bytes an element."""
 
 
 def flash_forward(q: Tensor, k: Tensor, v: Tensor, options: Options) -> tuple[Tensor, Tensor]:
@@ -85,30 +100,30 @@ def flash_forward(q: Tensor, k: Tensor, v: Tensor, options: Options) -> tuple[Te
     return out, log_sum
 
 
-def _configs() -> list[triton.Config]:
-    """(queries, keys, warps, stages) to try: for heads of 128 or less, of 256, and for fp32 and small blocks."""
-    if INTERPRETED:
-        return [triton.Config({"BLOCK_M": 16, "BLOCK_N": 16})]
-    blocks = [(128, 128, 8, 3), (128, 64, 8, 3), (128, 64, 4, 3), (64, 64, 4, 3), (128, 64, 8, 2)]
-    blocks += [(64, 64, 4, 2), (64, 32, 4, 3), (32, 32, 4, 2), (16, 64, 4, 3), (16, 16, 1, 2)]
-    return [
-        triton.Config({"BLOCK_M": m, "BLOCK_N": n}, num_warps=warps, num_stages=stages)
-        for m, n, warps, stages in blocks
-    ]
+def _configs(tiles: list[tuple[int, int, int, int]]) -> list[triton.Config]:
+    return [triton.Config({"BLOCK_M": m, "BLOCK_N": n}, num_warps=warps, num_stages=st) for m, n, warps, st in tiles]
 
 
-def _prune(configs: list[triton.Config], arguments: dict[str, Any], **constants: Any) -> list[triton.Config]:
-    """The configurations that fit the block mask and the length; those too large for the GPU fail and count as slow."""
-    return configs
+def _fitting(_: list[triton.Config], arguments: dict[str, Any], **constants: Any) -> list[triton.Config]:
+    """What the autotuner tries: for the dtype and head dim, the tiles no larger than a mask's block or the sequences.
+
+    A kernel that needs more shared memory than the GPU has fails to load, and the autotuner passes it over.
+    """
+    size, wide = arguments["q_pointer"].element_size(), max(constants["BLOCK_D"], 64)
+    most_keys = constants["SIZE"] or 128
+    most_queries = min(most_keys, arguments["longest_bucket"])
+    tiles = SMALL_TILES[size] if most_queries < 64 else TILES[size, wide]
+    return _configs([tile for tile in tiles if tile[0] <= most_queries and tile[1] <= most_keys])
 
 
 @triton.autotune(
-    configs=_configs(),
+    # a single one is taken untried; small in the interpreter, where it lets small tests have several tiles
+    configs=_configs([(16, 16, 1, 1)] if INTERPRETED else SMALL_TILES[2]),
     key=["longest_bucket", "keys_bucket", "HEAD_DIM", "CAUSAL", "WINDOW", "SOFTCAP", "DROPOUT", "DOCUMENTS", "SIZE"],
-    prune_configs_by={"early_config_prune": _prune},
+    prune_configs_by={"early_config_prune": _fitting},
     cache_results=True,
 )
-@triton.jit(do_not_specialize=["longest", "longest_bucket", "keys_bucket", "seed", "dropped_below"])
+@triton.jit(do_not_specialize=[*COUNTS, "seed", "dropped_below"])
 def forward_kernel(
     q_pointer, k_pointer, v_pointer, out_pointer, log_sum_pointer,
     documents, key_lengths, key_mask, block_starts, block_members,

@@ -1,0 +1,46 @@
+"""The Triton kernels compile for GPUs, fit them, and multiply as they should: all without one, by `compiling.py`."""
+
+import pytest
+
+pytest.importorskip("triton")
+
+from tests.kernels.compiling import LAUNCHES, SHARED_MEMORY, compile_all, variants
+
+SPILL = 64
+"""Bytes of registers spilled, a thread, that cost next to nothing."""
+
+
+def check(kernel: str, target: str, cases: list[str]) -> None:
+    reports = compile_all(target, [f"{kernel}-{case}" for case in cases])
+    for case in cases:
+        tried = [report for report in reports if report["name"] == f"{kernel}-{case}"]
+        for name in {report["kernel"] for report in tried}:
+            fit = [x for x in tried if x["kernel"] == name and x["shared"] <= SHARED_MEMORY[target]]
+            assert any(x["stack"] <= SPILL for x in fit), (case, tried)
+        products = " ".join(product for report in tried for product in report["products"])
+        assert "tf32" not in products, (case, products)
+        if not case.startswith("fp32"):
+            assert ("wgmma" if target == "sm_90" and "-16" not in case else "mma") in products, (case, products)
+
+
+@pytest.mark.parametrize("target", SHARED_MEMORY)
+@pytest.mark.parametrize("kernel", LAUNCHES)
+def test_kernels_compile(kernel, target):
+    check(kernel, target, ["bf16-64-causal", "fp16-128-documents", "fp32-64-dropout"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("target", SHARED_MEMORY)
+@pytest.mark.parametrize("dim", [64, 128, 256])
+@pytest.mark.parametrize("kernel", LAUNCHES)
+def test_kernels_compile_for_every_option(kernel, dim, target):
+    check(kernel, target, [f"bf16-{dim}-{name}" for name in variants()])
+    check(kernel, target, [f"fp16-{dim}-causal", f"fp32-{dim}-causal", f"fp32-{dim}-blocks-16"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", SHARED_MEMORY)
+@pytest.mark.parametrize("kernel", LAUNCHES)
+def test_kernels_compile_for_odd_head_dims(kernel, target):
+    check(kernel, target, ["bf16-16-causal", "bf16-80-causal", "fp16-160-full", "fp32-24-causal"])
