@@ -179,6 +179,8 @@ class _Run:
         self._tokenizer, dtype = tokenizer, id_type(tokenizer.vocab_size)
         self.training = _Split(folder, options, dtype)
         self.validation = _Split(folder / VALIDATION, options, dtype)
+        if not options.validation_share:
+            self.validation.next = (len(files), 0)
         with tempfile.TemporaryDirectory() as copy:
             tokenizer.save(Path(copy))
             self._tokenizer_sha256 = sha256(Path(copy) / "tokenizer.json")
