@@ -11,7 +11,7 @@ import triton.language as tl
 
 from arriero.kernels.block_mask import BlockMask, butterfly
 from arriero.kernels.documents import Documents
-from arriero.kernels.flash_forward import flash_forward, forward_kernel
+from arriero.kernels.flash_forward import _fitting, flash_forward, forward_kernel
 from arriero.kernels.flash_tiles import bucket, first_at_least, loadable, tile_offset
 from arriero.kernels.options import Options
 from arriero.kernels.reference import attention_reference
@@ -249,3 +249,16 @@ def test_loadable_copies_outlandish_strides_only():
 
 def test_lengths_share_an_autotuning_by_power_of_two():
     assert [bucket(x) for x in (0, 1, 16, 17, 32, 33, 8192, 100_000)] == [16, 16, 16, 32, 32, 64, 8192, 8192]
+
+
+@pytest.mark.parametrize("size", [0, 16, 32, 64, 128, 256])
+@pytest.mark.parametrize("longest", [1, 16, 33, 64, 5000])
+def test_every_call_has_tiles_that_fit(size, longest):
+    for kind in (torch.float32, torch.float16, torch.bfloat16):
+        for dim in (16, 32, 64, 128, 256):
+            arguments = {"q_pointer": torch.empty(0, dtype=kind), "longest_bucket": bucket(longest)}
+            tiles = [config.kwargs for config in _fitting([], arguments, SIZE=size, BLOCK_D=dim)]
+            assert tiles
+            assert all(tile["BLOCK_M"] <= bucket(longest) for tile in tiles)
+            if size:
+                assert all(size % tile["BLOCK_M"] == size % tile["BLOCK_N"] == 0 for tile in tiles)

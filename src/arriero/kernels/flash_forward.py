@@ -46,13 +46,13 @@ COUNTS = ("sequences", "longest", "queries", "keys", "heads", "group", "longest_
 TILES = {
     (2, 64): [(128, 128, 8, 3), (128, 64, 8, 3), (128, 64, 4, 3), (64, 64, 4, 3)],
     (2, 128): [(128, 128, 8, 2), (128, 64, 8, 3), (128, 64, 8, 2), (128, 32, 8, 3), (64, 64, 4, 3), (64, 32, 4, 3)],
-    (2, 256): [(128, 64, 8, 2), (128, 32, 8, 2), (64, 32, 4, 3), (64, 32, 4, 2)],
+    (2, 256): [(128, 64, 8, 2), (128, 32, 8, 2), (64, 64, 8, 2), (64, 32, 8, 3), (64, 32, 4, 3)],
     (4, 64): [(64, 32, 8, 2), (32, 64, 8, 2), (32, 32, 4, 2)],
     (4, 128): [(64, 16, 8, 2), (32, 64, 8, 2), (32, 32, 8, 2)],
     (4, 256): [(32, 16, 8, 2), (16, 32, 8, 2)],
 }
 """(queries, keys, warps, stages) to try, by bytes an element and head dim: those that compile to code whose registers
-don't spill, or hardly, for compute capability 8.0 or 9.0 (`tests/kernels/compiling.py` prints it)."""
+don't spill, or hardly, for compute capability 8.0 or 9.0: `tests/kernels/compiling.py` tells."""
 SMALL_TILES = {2: [(32, 32, 4, 2), (16, 64, 4, 2), (16, 16, 1, 2)], 4: [(32, 32, 8, 2), (16, 32, 8, 2), (16, 16, 4, 2)]}
 """The same for few queries or a mask of small blocks, by bytes an element."""
 

@@ -1,0 +1,48 @@
+"""The kernels behind autograd, and what they refuse."""
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from arriero.kernels import flash
+from arriero.kernels.flash import attention_flash, why_not_triton
+from arriero.kernels.options import Options
+from arriero.kernels.reference import attention_reference
+from tests.kernels.qkv import random_qkv
+
+
+@pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)], ids=["output", "log-sum", "both"])
+def test_both_results_are_differentiable(triton_device, weights):
+    q, k, v = (x.detach().to(triton_device) for x in random_qkv(2, 20, 24, 4, 2, 16, torch.float32))
+    options = Options(window=12)
+    gradients = []
+    for implementation in (attention_flash, attention_reference):
+        leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+        loss = sum(
+            weight * result.square().sum()
+            for weight, result in zip(weights, implementation(*leaves, options), strict=True)
+            if weight
+        )
+        gradients.append(torch.autograd.grad(loss, leaves, materialize_grads=True))
+    for got, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(got, expected, atol=2e-5, rtol=2e-5)
+
+
+def test_second_derivatives_are_refused(triton_device):
+    q, k, v = (x.detach().to(triton_device).requires_grad_() for x in random_qkv(1, 4, 4, 1, 1, 16, torch.float32))
+    out, _ = attention_flash(q, k, v, Options())
+    (gradient,) = torch.autograd.grad(out.square().sum(), q, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_what_the_kernels_refuse(monkeypatch):
+    monkeypatch.setattr(flash, "INTERPRETED", True)
+    assert why_not_triton(torch.empty(1, 1, 1, 256)) is None
+    assert "up to 256, not 257" in why_not_triton(torch.empty(1, 1, 1, 257))
+    assert "float64" in why_not_triton(torch.empty(1, 1, 1, 16, dtype=torch.float64))
+    assert "interpreter" in why_not_triton(torch.empty(1, 1, 1, 16, dtype=torch.bfloat16))
+    assert "meta" in why_not_triton(torch.empty(1, 1, 1, 16, device="meta"))
+    monkeypatch.setattr(flash, "INTERPRETED", False)
+    assert "CUDA" in why_not_triton(torch.empty(1, 1, 1, 16))
