@@ -195,6 +195,7 @@ def test_validation_sees_each_token_once_and_ranks_as_many_batches(
         batches = [list(one) for one in passes]
         assert [len(one) for one in batches] == [len(one) for one in passes]
         counted = passes[0].tokens
+        assert passes[0].bytes == 3 * counted
         wanted = {token: token + 1 for token in range(counted) if token + 1 not in ends}
         found = {}
         for batch in (batch for one in batches for batch in one):

@@ -248,6 +248,12 @@ def test_an_empty_source_is_refused(tmp_path: Path) -> None:
     assert texts_of(tmp_path / "out") == ["the only one"]
 
 
+def test_the_shards_may_lie_among_the_documents(tmp_path: Path, docs: Path) -> None:
+    for _ in range(2):
+        tokenize_files([docs], byte_tokenizer(), docs / "shards", options(validation_share=0.2))
+    assert sorted(texts_of(docs / "shards") + texts_of(docs / "shards" / VALIDATION)) == sorted(TEXTS)
+
+
 def test_nothing_of_others_is_overwritten(tmp_path: Path, docs: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("")

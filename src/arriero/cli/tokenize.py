@@ -77,13 +77,21 @@ def tokenize(config: TokenizeConfig) -> int:
         validation_share=config.validation_share,
     )
     tokenizer = load_tokenizer(resolve(config.tokenizer))
-    workers = len(os.sched_getaffinity(0)) if config.workers is None else config.workers
+    workers = _cores() if config.workers is None else config.workers
     with _bar() as tell:
         made = tokenize_files(
             config.paths, tokenizer, config.out, options, text=text, workers=workers, verify=config.verify, tell=tell
         )
     _show(made, json=config.json)
     return 0
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS has no such function
+        return os.cpu_count() or 1
 
 
 @contextmanager

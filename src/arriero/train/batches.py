@@ -33,9 +33,9 @@ class RowLayout:
     tokens: int
     """Tokens of a row."""
     rank: int = 0
-    """This process."""
+    """This process, among those that see different rows; those that share a row's work have the same rank."""
     world: int = 1
-    """Processes that see different rows."""
+    """How many see different rows."""
     across_documents: bool = False
     """Attend and predict across the documents of a row, as the LLaMA papers did."""
 
@@ -168,6 +168,8 @@ class ValidationBatches:
         self._rows = rows if max_rows is None else min(rows, max_rows)
         self.tokens = min(reader.tokens, self._rows * layout.tokens)
         """Of the pass, by all ranks together."""
+        self.bytes = reader.manifest.bytes * self.tokens // reader.tokens
+        """UTF-8 bytes of the text of the pass; in proportion to its tokens where `max_rows` ends it early."""
 
     def __len__(self) -> int:
         return -(-self._rows // (self._layout.rows * self._layout.world))

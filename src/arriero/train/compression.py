@@ -17,6 +17,8 @@ SUFFIXES = (*_READERS, ".zst")
 
 _PIECE = 2048
 """Compressed bytes at a time: Zstandard makes at most 64 MiB of them, whatever a file claims."""
+_LONGEST_WINDOW = 1 << 31
+"""Bytes of memory that a frame may ask for: what `zstd --long=31` makes, as corpora of web text are often packed."""
 
 
 @contextmanager
@@ -48,7 +50,7 @@ class _ZstdFile(io.RawIOBase):
 
     def __init__(self, file: IO[bytes], zstandard: Any) -> None:
         self._file = file
-        self._context = zstandard.ZstdDecompressor()
+        self._context = zstandard.ZstdDecompressor(max_window_size=_LONGEST_WINDOW)
         self._failure = zstandard.ZstdError
         self._frame: Any = None
         self._ready = memoryview(b"")

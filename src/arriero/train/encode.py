@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -102,7 +102,9 @@ def encode_block(task: Task, tokenizer: Tokenizer, options: EncodeOptions) -> En
     return encoded._replace(ids=np.concatenate([np.array(ids, dtype) for ids in pieces])) if pieces else encoded
 
 
-def encode_blocks(tasks: Iterable[Task], folder: Path, options: EncodeOptions, workers: int) -> Iterator[Encoded]:
+def encode_blocks(
+    tasks: Iterable[Task], folder: Path, options: EncodeOptions, workers: int
+) -> Generator[Encoded, None, None]:
     """`encode_block` of each task with the tokenizer in `folder`, by `workers` processes, results in order.
 
     Raises:

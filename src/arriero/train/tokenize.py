@@ -6,13 +6,14 @@ that finds the note goes on there, for training and validation shards each at it
 """
 
 import fcntl
+import itertools
 import json
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,7 @@ def tokenize_files(
     """Make `folder` the token shards of the documents in `paths`, or finish what an earlier call began.
 
     Args:
-        paths: files, folders and patterns.
+        paths: files, folders and patterns; what is in `folder` is passed over.
         tokenizer: a copy of it is put into the folder.
         folder: new, empty, or the same call's.
         options: what is made of the documents.
@@ -105,7 +106,7 @@ def tokenize_files(
     if workers < 1:
         raise ArrieroError(f"expected at least 1 worker, got {workers}")
     began, text = time.monotonic(), text or TextOptions()
-    files = find_files(paths, text)
+    files = [file for file in find_files(paths, text) if not file.resolve().is_relative_to(folder.resolve())]
     options = replace(
         options,
         bos=tokenizer.add_bos if options.bos is None else options.bos,
@@ -205,11 +206,12 @@ class _Run:
         encode = EncodeOptions(
             field=text.field, bos=options.bos, eos=options.eos, validation_share=options.validation_share
         )
-        sizes = [size for _, size in self._plan["files"]]
+        before = [0, *itertools.accumulate(size for _, size in self._plan["files"])]
         try:
-            for done in encode_blocks(self._tasks(start), self._folder, encode, workers):
-                self._take(done)
-                tell(sum(sizes[: done.file]) + done.read, sum(sizes))
+            with closing(encode_blocks(self._tasks(start), self._folder, encode, workers)) as blocks:
+                for done in blocks:
+                    self._take(done)
+                    tell(before[done.file] + done.read, before[-1])
             for split in splits:
                 split.finish((len(self._files), 0))
         except BaseException:
@@ -227,7 +229,9 @@ class _Run:
     def manifests(self) -> tuple[Manifest, Manifest | None]:
         """What is in the folder now."""
         validation = self._folder / VALIDATION
-        return Manifest.read(self._folder), Manifest.read(validation) if validation.is_dir() else None
+        return Manifest.read(self._folder), Manifest.read(validation) if (
+            validation / MANIFEST_NAME
+        ).is_file() else None
 
     def _tasks(self, start: Position) -> Iterator[Task]:
         for block in read_blocks(self._files, self._text, start):
