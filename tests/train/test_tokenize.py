@@ -252,6 +252,8 @@ def test_the_shards_may_lie_among_the_documents(tmp_path: Path, docs: Path) -> N
     for _ in range(2):
         tokenize_files([docs], byte_tokenizer(), docs / "shards", options(validation_share=0.2))
     assert sorted(texts_of(docs / "shards") + texts_of(docs / "shards" / VALIDATION)) == sorted(TEXTS)
+    with pytest.raises(ArrieroError, match="all documents given lie in"):
+        tokenize_files([docs], byte_tokenizer(), docs, options())
 
 
 def test_nothing_of_others_is_overwritten(tmp_path: Path, docs: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from arriero.common.errors import ArrieroError, FormatError
+from arriero.common.errors import ArrieroError, FormatError, NotFoundError
 from arriero.common.files import atomic_file, sha256
 from arriero.tokenizer.tokenizer import Tokenizer
 from arriero.train.encode import Encoded, EncodeOptions, Task, encode_blocks
@@ -107,6 +107,8 @@ def tokenize_files(
         raise ArrieroError(f"expected at least 1 worker, got {workers}")
     began, text = time.monotonic(), text or TextOptions()
     files = [file for file in find_files(paths, text) if not file.resolve().is_relative_to(folder.resolve())]
+    if not files:
+        raise NotFoundError(f"nothing to read: all documents given lie in {folder}, where the shards go")
     options = replace(
         options,
         bos=tokenizer.add_bos if options.bos is None else options.bos,
