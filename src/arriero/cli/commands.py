@@ -24,6 +24,8 @@ COMMANDS: dict[str, Command] = {
     "rag ask": Command("arriero.cli.rag_ask:ask", "Answer a question from a collection, with citations"),
     "rag chat": Command("arriero.cli.rag_ask:chat", "Talk about a collection, with citations"),
     "rag watch": Command("arriero.cli.rag:watch", "Keep a collection equal to its folders as files change"),
+    "tokenizer train": Command("arriero.cli.tokenizer:train", "Train a tokenizer of LLaMA's kind on your text"),
+    "tokenizer measure": Command("arriero.cli.tokenizer:measure", "Measure how well a tokenizer fits your text"),
     "tokenize": Command("arriero.cli.tokenize:tokenize", "Turn documents into token shards for training"),
     "model get": Command("arriero.cli.model:get", "Bring a model here"),
     "model show": Command("arriero.cli.model:show", "Tell what a model is"),
@@ -32,5 +34,6 @@ COMMANDS: dict[str, Command] = {
 
 GROUPS = {
     "rag": "Questions about your own documents, answered with citations",
+    "tokenizer": "Train tokenizers, and measure how well they fit",
     "model": "Bring, inspect and convert models",
 }

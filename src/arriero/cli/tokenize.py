@@ -1,17 +1,15 @@
 """`arriero tokenize`: documents to token shards."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rich.table import Table
 
+from arriero.cli.bar import reading_bar
 from arriero.cli.options import positional
 from arriero.cli.output import console, print_json, printable
-from arriero.common.progress import progress
 
 if TYPE_CHECKING:
     from arriero.train.tokenize import Tokenized
@@ -78,7 +76,7 @@ def tokenize(config: TokenizeConfig) -> int:
     )
     tokenizer = load_tokenizer(resolve(config.tokenizer))
     workers = _cores() if config.workers is None else config.workers
-    with _bar() as tell:
+    with reading_bar("Tokenizing") as tell:
         made = tokenize_files(
             config.paths, tokenizer, config.out, options, text=text, workers=workers, verify=config.verify, tell=tell
         )
@@ -92,21 +90,6 @@ def _cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS has no such function
         return os.cpu_count() or 1
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[int, int], None]]:
-    """A bar in percent of the input's bytes, on the error stream."""
-    with progress("Tokenizing", 100, "%") as advance:
-        shown = 0
-
-        def tell(done: int, total: int) -> None:
-            nonlocal shown
-            if (now := 100 * done // max(1, total)) > shown:
-                advance(now - shown)
-                shown = now
-
-        yield tell
 
 
 def _show(made: "Tokenized", *, json: bool) -> None:
