@@ -26,7 +26,7 @@ class SampleOptions:
     max_bytes: int = 200_000_000
     """Most bytes of text to train on, in memory at once: a random sample of the sources, each in proportion to its
     size. Training takes 2 to 4 times as much memory, up to 15 times for text without spaces between words."""
-    shares: dict[str, float] | None = None
+    share: dict[str, float] | None = None
     """Share of a source in the sample, as NAME=NUMBER, one option for each source; they need not sum to 1."""
     seed: int = 0
     """Which random sample."""
@@ -34,21 +34,20 @@ class SampleOptions:
     def __post_init__(self) -> None:
         if self.max_bytes < UNIT:
             raise ArrieroError(f"expected at least {UNIT} bytes to train on, got {self.max_bytes}")
-        for name, share in (self.shares or {}).items():
+        for name, share in (self.share or {}).items():
             if not 0 < share < float("inf"):
                 raise ArrieroError(f"the share of source '{name}' must be a number above 0, got {share}")
 
     def check(self, names: Iterable[str]) -> None:
         """Raises ArrieroError unless the shares are of just the sources that there are."""
-        if self.shares is None:
+        if self.share is None:
             return
         names = list(names)
-        for name in self.shares:
+        for name in self.share:
             if name not in names:
-                raise ArrieroError(
-                    f"there is no source '{name}' to have a share{did_you_mean(name, names)}: there are {', '.join(names)}"
-                )
-        if without := [name for name in names if name not in self.shares]:
+                near = did_you_mean(name, names)
+                raise ArrieroError(f"there is no source '{name}' to have a share{near}: there are {', '.join(names)}")
+        if without := [name for name in names if name not in self.share]:
             raise ArrieroError(f"source '{without[0]}' has no share: give one to every source, or to none")
 
 
@@ -81,7 +80,7 @@ def draw(sources: Mapping[str, Iterable[str]], options: SampleOptions) -> list[S
         ArrieroError: a source without text, or shares of other sources than there are.
     """
     options.check(sources)
-    common = None if options.shares else _Reservoir(options.max_bytes, f"{options.seed}")
+    common = None if options.share else _Reservoir(options.max_bytes, f"{options.seed}")
     training, held_out, read = dict[str, _Reservoir](), dict[str, _Reservoir](), dict.fromkeys(sources, 0)
     for name, texts in sources.items():
         held_out[name] = _Reservoir(_HELD_OUT_BYTES, f"{options.seed} held out {name}")
@@ -132,8 +131,8 @@ def _cut(content: bytes) -> Iterator[bytes]:
 
 
 def _budget(name: str, options: SampleOptions) -> int:
-    assert options.shares is not None
-    return int(options.max_bytes * options.shares[name] / sum(options.shares.values()))
+    assert options.share is not None
+    return int(options.max_bytes * options.share[name] / sum(options.share.values()))
 
 
 class _Reservoir:

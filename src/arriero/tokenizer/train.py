@@ -8,8 +8,8 @@ whose union ranks best is joined first), so every text comes back as it was; sav
 space, which it shares with every SentencePiece tokenizer.
 
 The merges are learned by `tokenizers`, which on the same text is many times as fast as `sentencepiece`
-(`benchmarks/tokenizer_training.py`). Deviations from `sentencepiece`'s trainer: a piece may join letters of two scripts,
-unless one of them is Chinese or Japanese, and single digits are those of every script.
+(`benchmarks/tokenizer_training.py`). Deviations from `sentencepiece`'s trainer: a piece may join letters of two
+scripts, unless one of them is Chinese or Japanese, and single digits are those of every script.
 """
 
 import json
@@ -93,9 +93,9 @@ def train_tokenizer(
     least = len(head) + len(alphabet)
     if options.vocab_size < least:
         raise ArrieroError(
-            f"a vocabulary of {options.vocab_size:,} tokens is too small for this text: {len(head) - 256} control tokens, "
-            f"256 bytes and an alphabet of {len(alphabet):,} characters make {least:,}; a lower character coverage than "
-            f"{options.character_coverage} makes a smaller alphabet"
+            f"a vocabulary of {options.vocab_size:,} tokens is too small for this text: {len(head) - 256} control "
+            f"tokens, 256 bytes and an alphabet of {len(alphabet):,} characters make {least:,}; a lower character "
+            f"coverage than {options.character_coverage} makes a smaller alphabet"
         )
     wanted = options.vocab_size - least
     trainer = trainers.BpeTrainer(
@@ -109,8 +109,9 @@ def train_tokenizer(
     merged = [piece for piece in _merge(texts, alphabet, trainer) if piece not in reserved][:wanted]
     if len(merged) < wanted:
         raise ArrieroError(
-            f"this text gives a vocabulary of {least + len(merged):,} tokens at most, {options.vocab_size:,} were wanted: "
-            f"only {len(merged):,} merges occur {options.min_count} times or more; give more text, or a smaller vocabulary"
+            f"this text gives a vocabulary of {least + len(merged):,} tokens at most, {options.vocab_size:,} were "
+            f"wanted: it has only {len(merged):,} merges that occur {options.min_count} times or more; give more text, "
+            "or a smaller vocabulary"
         )
     pieces = [piece.replace(" ", SPACE) for piece in [*merged, *alphabet]]
     kinds = [Kind.UNKNOWN, *[Kind.CONTROL] * (len(head) - 257), *[Kind.BYTE] * 256, *[Kind.NORMAL] * len(pieces)]
