@@ -114,6 +114,12 @@ def test_documents_see_themselves_only(triton_device, segments, options):
     check(q, k, v, documents=documents, **options)
 
 
+def test_many_documents_of_any_length(triton_device):
+    lengths = torch.tensor([1, 16, 1, 30, 2, 15, 32, 3], device=triton_device)
+    documents = Documents.from_segments(torch.arange(8, device=triton_device).repeat_interleave(lengths).view(2, 50))
+    check(*tensors(triton_device, 2, 50, 50, 2, 1, 16), documents=documents)
+
+
 def test_documents_under_a_key_mask(triton_device):
     q, k, v = tensors(triton_device, 2, 40, 40, 2, 1, 16)
     mask = torch.arange(80, device=triton_device).view(2, 40) % 3 > 0

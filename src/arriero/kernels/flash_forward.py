@@ -32,6 +32,7 @@ from arriero.kernels.flash_tiles import (
     key_range,
     load_tile,
     loadable,
+    locate_block,
     locate_sequence,
     store_tile,
     tile_offset,
@@ -40,7 +41,7 @@ from arriero.kernels.flash_tiles import (
 from arriero.kernels.options import Options
 
 LN_2 = tl.constexpr(math.log(2))
-COUNTS = ("sequences", "longest", "queries", "keys", "heads", "group", "longest_bucket", "keys_bucket")
+COUNTS = ("sequences", "queries", "keys", "heads", "group", "longest_bucket", "keys_bucket")
 """Arguments that change often: their being 1, or divisible by 16, makes no version of the kernel of its own."""
 
 TILES = {
@@ -73,13 +74,16 @@ def flash_forward(q: Tensor, k: Tensor, v: Tensor, options: Options) -> tuple[Te
     scale = options.scale_of(q)
 
     def grid(meta: dict[str, Any]) -> tuple[int]:
-        return (triton.cdiv(longest, meta["BLOCK_M"]) * heads * sequences,)
+        blocks = triton.cdiv(queries, meta["BLOCK_M"]) * batch
+        if documents is not None:
+            blocks = batch * queries // meta["BLOCK_M"] + sequences  # as `locate_block` counts them
+        return (blocks * heads,)
 
     with torch.cuda.device_of(q):  # nothing, for a tensor on the CPU
         forward_kernel[grid](
             *(q, k, v, out, log_sum, documents and documents.table, options.key_lengths, mask),
             *(lists and lists.starts, lists and lists.members),
-            *(sequences, longest, queries, keys, heads, heads // k.shape[2], bucket(longest), bucket(keys)),
+            *(sequences, queries, keys, heads, heads // k.shape[2], bucket(longest), bucket(keys)),
             # a scale of 0 or below goes into q's sign, so that the largest product gives the largest score
             *(abs(scale or 1.0) * math.log2(math.e), (options.softcap or 0.0) * math.log2(math.e)),
             *(options.seed, threshold(options.dropout), 1 / (1 - options.dropout)),
@@ -127,7 +131,7 @@ def _fitting(_: list[triton.Config], arguments: dict[str, Any], **constants: Any
 def forward_kernel(
     q_pointer, k_pointer, v_pointer, out_pointer, log_sum_pointer,
     documents, key_lengths, key_mask, block_starts, block_members,
-    sequences, longest, queries, keys, heads, group, longest_bucket, keys_bucket,
+    sequences, queries, keys, heads, group, longest_bucket, keys_bucket,
     scale, softcap, seed, dropped_below, kept_factor,
     stride_qb, stride_qt, stride_qh, stride_kb, stride_kt, stride_kh,
     stride_vb, stride_vt, stride_vh, stride_ob, stride_ot, stride_oh, stride_block_starts,
@@ -138,10 +142,15 @@ def forward_kernel(
 ):  # fmt: skip
     """O and L of one block of queries. A head's programs are neighbours, to share its keys in the L2 cache; within a
     head, the last block comes first, since under a causal mask it has the most to do."""
-    blocks = tl.cdiv(longest, BLOCK_M)
-    t_start = (blocks - 1 - tl.program_id(0) % blocks) * BLOCK_M
+    blocks = tl.num_programs(0) // heads  # of a head: of all documents, or of one row
+    if not DOCUMENTS:
+        blocks = blocks // sequences
+    block = blocks - 1 - tl.program_id(0) % blocks
     head = tl.program_id(0) // blocks % heads
     sequence = tl.program_id(0) // blocks // heads
+    if DOCUMENTS:
+        sequence, block = locate_block(block, documents, sequences, queries, BLOCK_M)
+    t_start = block * BLOCK_M
     row, token, length, reach = locate_sequence(
         sequence, documents, sequences, key_lengths, queries, keys, DOCUMENTS, RAGGED
     )

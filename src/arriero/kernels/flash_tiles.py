@@ -47,6 +47,29 @@ def locate_sequence(
 
 
 @triton.jit
+def locate_block(slot, documents, n_documents, tokens, BLOCK: tl.constexpr):
+    """(document, number of its block of tokens) for `slot`, one of rows · tokens // BLOCK + n_documents.
+
+    The slots from n₀ // BLOCK + i on are document i's, if n₀ tokens come before it: enough for its blocks, and at most
+    one too many, whose tokens lie beyond its end.
+    """
+    low = 0
+    high = n_documents - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _first_slot(middle, documents, n_documents, tokens, BLOCK) <= slot:
+            low = middle
+        else:
+            high = middle - 1
+    return low, slot - _first_slot(low, documents, n_documents, tokens, BLOCK)
+
+
+@triton.jit
+def _first_slot(i, documents, n_documents, tokens, BLOCK: tl.constexpr):
+    return (tl.load(documents + i) * tokens + tl.load(documents + n_documents + i)) // BLOCK + i
+
+
+@triton.jit
 def tile_offset(row, head, token, stride_row, stride_head, stride_token):
     """Elements from a tensor's start to [row, token, head, 0], in 64 bits."""
     offset = tl.cast(row, tl.int64) * stride_row
