@@ -54,7 +54,7 @@ class _FlashAttention(torch.autograd.Function):
         return out, log_sum
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_out: Tensor | None, grad_log_sum: Tensor | None) -> tuple[Tensor, Tensor, Tensor, None]:
         q, k, v, out, log_sum = ctx.saved_tensors
         if grad_out is None:
