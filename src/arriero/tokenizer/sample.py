@@ -62,11 +62,18 @@ class SourceSample:
     """Units to train on, in the order of the text."""
     held_out: list[bytes]
     """Units that are in no training sample; none of a source that is too short."""
+    first: list[bytes]
+    """The first units, trained on or not."""
 
     @property
     def training_bytes(self) -> int:
         """Size of the units to train on."""
         return sum(map(len, self.training))
+
+    @property
+    def to_measure(self) -> list[bytes]:
+        """The units that are held out, or where there are none, all."""
+        return self.held_out or self.first
 
     def texts(self) -> Iterator[str]:
         """The texts to train on."""
@@ -81,21 +88,25 @@ def draw(sources: Mapping[str, Iterable[str]], options: SampleOptions) -> list[S
     """
     options.check(sources)
     common = None if options.share else _Reservoir(options.max_bytes, f"{options.seed}")
-    training, held_out, read = dict[str, _Reservoir](), dict[str, _Reservoir](), dict.fromkeys(sources, 0)
+    drawn = []
     for name, texts in sources.items():
-        held_out[name] = _Reservoir(_HELD_OUT_BYTES, f"{options.seed} held out {name}")
-        training[name] = common or _Reservoir(_budget(name, options), f"{options.seed} {name}")
+        training = common or _Reservoir(_budget(name, options), f"{options.seed} {name}")
+        held_out = _Reservoir(_HELD_OUT_BYTES, f"{options.seed} held out {name}")
+        first, size = list[bytes](), 0
         for number, unit in enumerate(cut(texts)):
-            read[name] += len(unit)
+            size += len(unit)
+            if number < _HELD_OUT_FIRST:
+                first.append(unit)
             chosen = held_out if number % _HELD_OUT_EVERY == _HELD_OUT_FIRST else training
-            chosen[name].add(unit, name)
-        if not read[name]:
+            chosen.add(unit, name)
+        if not size:
             raise ArrieroError(f"source '{name}' holds no text")
+        drawn.append((name, size, training, held_out, first))
     return [
         SourceSample(
-            name=name, bytes_read=read[name], training=training[name].kept(name), held_out=held_out[name].kept(name)
+            name=name, bytes_read=size, training=training.kept(name), held_out=held_out.kept(name), first=first
         )
-        for name in sources
+        for name, size, training, held_out, first in drawn
     ]
 
 

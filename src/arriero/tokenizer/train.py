@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import tokenizers
@@ -25,7 +26,9 @@ from numpy.typing import NDArray
 from tokenizers import Regex, models, pre_tokenizers, trainers
 
 from arriero.common.errors import ArrieroError
+from arriero.common.files import atomic_file
 from arriero.tokenizer.pieces import SPACE
+from arriero.tokenizer.spm_writer import sentencepiece_model
 from arriero.tokenizer.tokenizer import Tokenizer
 from arriero.tokenizer.vocabulary import Kind, Normalization, Vocabulary, build_sentencepiece, rank_merges
 
@@ -74,9 +77,28 @@ class BpeOptions:
             raise ArrieroError(f"expected a vocabulary of at least {least} tokens, got {self.vocab_size}")
 
 
-def train_tokenizer(
-    texts: Collection[str], options: BpeOptions | None = None, *, show_progress: bool = False
-) -> Tokenizer:
+@dataclass(frozen=True, kw_only=True)
+class TrainedBpe:
+    """A vocabulary as SentencePiece has it."""
+
+    vocabulary: Vocabulary
+    scores: list[float]
+    """Of each token: minus its place among the pieces, 0 for control and byte tokens."""
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, which begins sequences with `<s>`."""
+        merges = rank_merges(self.vocabulary, self.scores)
+        backend = build_sentencepiece(self.vocabulary, merges, Normalization())
+        return Tokenizer(backend, unk_id=0, bos_id=1, eos_id=2, add_bos=True)
+
+    def save(self, folder: Path) -> None:
+        """Write `tokenizer.json`, `tokenizer_config.json`, and `tokenizer.model` as SentencePiece reads it."""
+        self.tokenizer().save(folder)
+        with atomic_file(folder / "tokenizer.model") as aside:
+            aside.write_bytes(sentencepiece_model(self.vocabulary, self.scores))
+
+
+def train_bpe(texts: Collection[str], options: BpeOptions | None = None, *, show_progress: bool = False) -> TrainedBpe:
     """Learn a vocabulary; the same texts and options give the same one, whatever the number of threads.
 
     Args:
@@ -117,8 +139,7 @@ def train_tokenizer(
     kinds = [Kind.UNKNOWN, *[Kind.CONTROL] * (len(head) - 257), *[Kind.BYTE] * 256, *[Kind.NORMAL] * len(pieces)]
     vocabulary = Vocabulary(tokens=[*head, *pieces], kinds=kinds, controls=frozenset(range(len(head) - 256)))
     scores = [0.0] * len(head) + [-float(rank) for rank in range(len(pieces))]
-    backend = build_sentencepiece(vocabulary, rank_merges(vocabulary, scores), Normalization())
-    return Tokenizer(backend, unk_id=0, bos_id=1, eos_id=2, add_bos=True)
+    return TrainedBpe(vocabulary=vocabulary, scores=scores)
 
 
 def choose_alphabet(texts: Collection[str], coverage: float) -> list[str]:

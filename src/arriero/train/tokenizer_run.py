@@ -11,7 +11,7 @@ from arriero.common.files import atomic_file, atomic_folder
 from arriero.tokenizer.measure import Measurement, measure
 from arriero.tokenizer.sample import SampleOptions, SourceSample, draw
 from arriero.tokenizer.tokenizer import Tokenizer
-from arriero.tokenizer.train import BpeOptions, train_tokenizer
+from arriero.tokenizer.train import BpeOptions, train_bpe
 from arriero.train.text_files import TextOptions, decode, find_files, read_blocks
 
 REPORT_NAME = "tokenizer_report.json"
@@ -52,7 +52,7 @@ def train_to_folder(
 
     Args:
         sources: what to read.
-        folder: does not exist, or is empty. It gets `tokenizer.json`, `tokenizer_config.json` and the report.
+        folder: does not exist, or is empty. It gets the tokenizer's files and the report.
         options: what vocabulary to make.
         sample: how much of which source to train on.
         text: how documents are found in the files.
@@ -69,11 +69,11 @@ def train_to_folder(
         raise ArrieroError(f"{folder} exists already: choose another folder")
     sample, text = sample or SampleOptions(), text or TextOptions()
     drawn = _draw(sources, sample, text, tell)
-    tokenizer = train_tokenizer(_Texts(drawn), options, show_progress=show_progress)
-    measurements = _measure(drawn, {TRAINED: tokenizer} | dict(references or {}))
+    trained = train_bpe(_Texts(drawn), options, show_progress=show_progress)
+    measurements = _measure(drawn, {TRAINED: trained.tokenizer()} | dict(references or {}))
     report = TokenizerReport(sources=_describe(drawn), measurements=measurements)
     with atomic_folder(folder) as aside:
-        tokenizer.save(aside)
+        trained.save(aside)
         made_with = {"options": asdict(options), "sample": asdict(sample), "text": asdict(text)}
         with atomic_file(aside / REPORT_NAME) as file:
             file.write_text(json.dumps(made_with | report.facts(), indent=2, ensure_ascii=False) + "\n", "utf-8")
@@ -136,8 +136,7 @@ def _measure(
     """On what is held out, where that is enough, unless the `whole` sample is wanted."""
     rows = []
     for source in drawn:
-        held_out = [] if whole else source.held_out
-        units = held_out or (source.training + source.held_out if whole else source.training)
+        units = (source.training + source.held_out if whole else []) or source.to_measure
         for name, tokenizer in tokenizers.items():
             rows.append(measure(tokenizer, (unit.decode() for unit in units), source=source.name, name=name))
     return rows
