@@ -195,7 +195,7 @@ def test_no_piece_reaches_over_a_character_outside_the_alphabet():
     [
         ([], {}, "no text"),
         (["", "\n\n"], {}, "no text"),
-        (["a b c"], {"vocab_size": 262}, "262 tokens is too small.* 3 control tokens, 256 bytes and .* 4 characters.* 263"),
+        (["a b c"], {"vocab_size": 262}, "262 tokens is too small.* 3 control tokens, 256 bytes and .* 4 char.* 263"),
         (["low low low"], {}, r"at most, 32,000 were wanted: it has only \d merges that occur 2 times"),
         (["a"], {"vocab_size": 200}, "at least 260 tokens, got 200"),
         (["a"], {"control": ("<s>",)}, "'<s>' is empty, holds ▁, or is a token already"),

@@ -72,17 +72,16 @@ def train(config: TrainConfig) -> int:
     from arriero.train.tokenizer_run import train_to_folder
 
     references = _references(config.reference)
-    with reading_bar("Reading") as tell:
-        report = train_to_folder(
-            _sources(config.paths),
-            config.out,
-            config.bpe,
-            sample=config.sample,
-            text=_text_options(config),
-            references=references,
-            tell=tell,
-            show_progress=sys.stderr.isatty(),
-        )
+    report = train_to_folder(
+        _sources(config.paths),
+        config.out,
+        config.bpe,
+        sample=config.sample,
+        text=_text_options(config),
+        references=references,
+        bar=reading_bar,
+        show_progress=sys.stderr.isatty(),
+    )
     if config.json:
         print_json({"folder": config.out, "vocab_size": config.bpe.vocab_size} | report.facts())
         return 0
@@ -120,11 +119,13 @@ def measure(config: MeasureConfig) -> int:
     from arriero.train.tokenizer_run import measure_sources
 
     tokenizers = {config.tokenizer: _load(config.tokenizer)}
-    references = _references(config.reference)
-    with reading_bar("Reading") as tell:
-        rows = measure_sources(
-            _sources(config.paths), references | tokenizers, sample=config.sample, text=_text_options(config), tell=tell
-        )
+    rows = measure_sources(
+        _sources(config.paths),
+        _references(config.reference) | tokenizers,
+        sample=config.sample,
+        text=_text_options(config),
+        bar=reading_bar,
+    )
     if config.json:
         print_json({"measurements": [row.facts() for row in rows]})
     else:

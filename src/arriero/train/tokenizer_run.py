@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,8 @@ TRAINED = "trained"
 
 Sources = Mapping[str, Sequence[Path]]
 """The files, folders and patterns of each named source."""
-Tell = Callable[[int, int], None]
-"""Called with the bytes of input that are read, and all bytes."""
+Bar = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+"""Shows progress under a title while the block runs, whose function is told the bytes done, and all bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,7 @@ def train_to_folder(
     sample: SampleOptions | None = None,
     text: TextOptions | None = None,
     references: Mapping[str, Tokenizer] | None = None,
-    tell: Tell | None = None,
+    bar: Bar | None = None,
     show_progress: bool = False,
 ) -> TokenizerReport:
     """Train a tokenizer and write `folder`, whole or not at all.
@@ -57,7 +59,7 @@ def train_to_folder(
         sample: how much of which source to train on.
         text: how documents are found in the files.
         references: other tokenizers to measure on the same text, by name.
-        tell: is told how much is read.
+        bar: shows how much is read.
         show_progress: draw bars of the training on the error stream.
 
     Raises:
@@ -68,7 +70,7 @@ def train_to_folder(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ArrieroError(f"{folder} exists already: choose another folder")
     sample, text = sample or SampleOptions(), text or TextOptions()
-    drawn = _draw(sources, sample, text, tell)
+    drawn = _draw(sources, sample, text, bar)
     trained = train_bpe(_Texts(drawn), options, show_progress=show_progress)
     measurements = _measure(drawn, {TRAINED: trained.tokenizer()} | dict(references or {}))
     report = TokenizerReport(sources=_describe(drawn), measurements=measurements)
@@ -86,14 +88,14 @@ def measure_sources(
     *,
     sample: SampleOptions | None = None,
     text: TextOptions | None = None,
-    tell: Tell | None = None,
+    bar: Bar | None = None,
 ) -> list[Measurement]:
     """Measure every tokenizer on a sample of every source.
 
     Raises:
         ArrieroError, FormatError, NotFoundError: as `train_to_folder`.
     """
-    return _measure(_draw(sources, sample or SampleOptions(), text or TextOptions(), tell), tokenizers, whole=True)
+    return _measure(_draw(sources, sample or SampleOptions(), text or TextOptions(), bar), tokenizers, whole=True)
 
 
 class _Texts:
@@ -113,21 +115,27 @@ class _Texts:
         return any(text == each for each in self)
 
 
-def _draw(sources: Sources, sample: SampleOptions, text: TextOptions, tell: Tell | None) -> list[SourceSample]:
+def _draw(sources: Sources, sample: SampleOptions, text: TextOptions, bar: Bar | None) -> list[SourceSample]:
     sample.check(sources)
     files = {name: find_files(paths, text) for name, paths in sources.items()}
     total = sum(file.stat().st_size for some in files.values() for file in some)
     done = 0
 
-    def read(some: Sequence[Path]) -> Iterator[str]:
+    def read(some: Sequence[Path], tell: Callable[[int, int], None]) -> Iterator[str]:
         nonlocal done
+        sizes = [0, *accumulate(file.stat().st_size for file in some)]
         for block in read_blocks(some, text):
             yield from (document for _, document in decode(block, text.field))
-            if tell is not None:
-                tell(done + sum(file.stat().st_size for file in some[: block.file]) + block.read, total)
-        done += sum(file.stat().st_size for file in some)
+            tell(done + sizes[block.file] + block.read, total)
+        done += sizes[-1]
 
-    return draw({name: read(some) for name, some in files.items()}, sample)
+    with (bar or _silent)("Reading") as tell:
+        return draw({name: read(some, tell) for name, some in files.items()}, sample)
+
+
+@contextmanager
+def _silent(title: str) -> Iterator[Callable[[int, int], None]]:
+    yield lambda done, total: None
 
 
 def _measure(
