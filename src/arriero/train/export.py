@@ -1,0 +1,59 @@
+"""A checkpoint of training as a Hugging Face folder, which transformers, vLLM and `arriero` load."""
+
+from pathlib import Path
+
+import torch
+
+from arriero.common.errors import ArrieroError
+from arriero.common.files import atomic_folder
+from arriero.model.config import LlamaConfig
+from arriero.model.formats.hf import load_hf, save_hf
+from arriero.model.transformer import Llama
+from arriero.tokenizer.load import load_tokenizer
+from arriero.train.checkpoint import gather_state, load_state, read_manifest, verify
+
+_PROBE_TOKENS = 64
+
+
+def export_hugging_face(
+    checkpoint: Path, config: LlamaConfig, tokenizer: Path, out: Path, *, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write the model of one checkpoint, however many ranks wrote it, and the tokenizer beside it.
+
+    The folder is read back before it gets its name: its logits are those of the checkpoint, bit for bit.
+
+    Args:
+        checkpoint: a step's folder.
+        config: of the model that was trained.
+        tokenizer: the folder or file of its tokenizer.
+        out: a folder that does not exist yet.
+        dtype: what the weights are stored in.
+
+    Raises:
+        FormatError: a file of the checkpoint is missing or damaged.
+        ArrieroError: `out` is there already, the checkpoint is one of another model, or what was written differs.
+    """
+    if out.exists():
+        raise ArrieroError(f"{out} exists already: choose another folder")
+    verify(checkpoint, read_manifest(checkpoint))
+    model = Llama(config)
+    load_state(checkpoint, gather_state(model, None))
+    model.to(dtype).eval()
+    words = load_tokenizer(tokenizer)
+    with atomic_folder(out) as folder:
+        save_hf(model, folder, bos_id=words.bos_id, eos_id=words.eos_id)
+        words.save(folder)
+        _compare(model, load_hf(folder, dtype=dtype).eval(), out)
+
+
+@torch.no_grad()
+def _compare(model: Llama, written: Llama, out: Path) -> None:
+    length = min(_PROBE_TOKENS, model.config.max_seq_len)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(model.config.vocab_size, (1, length), generator=generator)  # (1, T)
+    expected, got = model(tokens), written(tokens)  # (1, T, V)
+    if not torch.equal(expected, got):
+        worst = (expected - got).abs().max().item()
+        raise ArrieroError(
+            f"{out}: not written: read back, its logits differ by up to {worst:.3g} from the checkpoint's"
+        )

@@ -1,0 +1,185 @@
+"""How the processes of a run share the work (LLaMA, arXiv 2302.13971, section 2.4).
+
+`torchrun` starts the processes; they form a mesh of three dimensions, replicate × shard × tensor, the last one the
+innermost, so that tensor-parallel neighbours sit on one machine. Over replicate × shard every rank sees rows of its
+own: within `shard` each holds a part of every parameter, gradient and optimizer state (PyTorch's FSDP2, after ZeRO,
+Rajbhandari et al., arXiv 1910.02054), and whole such groups are repeated `replicate` times. Over `tensor` ranks share
+the rows and divide the matrices: see `tensor_parallel.py`.
+
+Gradients are summed, never averaged: the loop divides them by the tokens of the whole step. FSDP2 gathers the next
+block's parameters, and reduces the last one's gradients, while this one computes: so communication and computation
+overlap. The order is set here, one block ahead, so that the gathering is asked for before this block's computation is.
+"""
+
+import os
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import HashStore  # type: ignore[attr-defined]
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+
+from arriero.common.errors import ArrieroError
+from arriero.model.transformer import Llama
+from arriero.train.tensor_parallel import check_divisible, split_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelConfig:
+    """How many processes share what; their product is the number of processes."""
+
+    replicate: int = 1
+    """Groups of processes that each hold the whole model and see different data."""
+    shard: int = 0
+    """Processes that share out parameters, gradients and optimizer states, and see different data (FSDP); 0: all
+    that the other two leave."""
+    tensor: int = 1
+    """Processes that share out every matrix, and see the same data (tensor parallelism)."""
+    sequence: bool = True
+    """With tensor above 1: share out the tokens between the matrices too (sequence parallelism)."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("replicate", 1), ("shard", 0), ("tensor", 1)):
+            if getattr(self, name) < least:
+                raise ArrieroError(f"{name}: expected {least} or more, got {getattr(self, name)}")
+
+    def shards(self, world: int) -> int:
+        """What `shard` comes to with so many processes.
+
+        Raises:
+            ArrieroError: the numbers do not multiply to `world`.
+        """
+        others = self.replicate * self.tensor
+        shard = self.shard or world // others
+        if shard * others != world:
+            product = f"replicate {self.replicate} × shard {self.shard or 'any'} × tensor {self.tensor}"
+            raise ArrieroError(f"expected {product} processes, got {world}: see torchrun's --nproc-per-node")
+        return shard
+
+
+class Layout:
+    """This process's place among those of the run: 1 without `torchrun`."""
+
+    def __init__(
+        self,
+        config: ParallelConfig | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """Join the processes that `torchrun` started, if it did.
+
+        Args:
+            config: how many processes share what.
+            device: the kind of device; of several GPUs each process takes the one of its number on the machine.
+            dtype: of the computation; parameters, reduced gradients and optimizer states are fp32 in any case.
+
+        Raises:
+            ArrieroError: the numbers do not multiply to the number of processes.
+        """
+        self.config = config or ParallelConfig()
+        self.dtype = dtype
+        self.rank, self.world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        shard = self.config.shards(self.world)
+        self.device = torch.device(device)
+        if self.world > 1 and self.device.type == "cuda":
+            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        self.data_rank, self.data_world = self.rank // self.config.tensor, self.config.replicate * shard
+        """This process among those that see different rows, and their number."""
+        self._joined = self.world > 1 or dtype != torch.float32
+        if self._joined:
+            self._join()
+            shape = (self.config.replicate, shard, self.config.tensor)
+            self._mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=("replicate", "shard", "tensor"))
+            self._data_group = self._mesh["replicate", "shard"]._flatten("data").get_group()
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes logs."""
+        return self.rank == 0
+
+    def apply(self, model: Llama) -> Llama:
+        """The model, changed in place to compute as the layout says, on its device; the optimizer is built after this.
+
+        Every process must bring the same weights. One process without mixed precision computes as it is.
+
+        Raises:
+            ArrieroError: the model's sizes cannot be divided by `tensor`.
+        """
+        check_divisible(model.config, self.config.tensor)
+        if not self._joined:
+            return model.to(self.device)
+        if self.config.tensor > 1:
+            split_model(model.to(self.device), self._mesh["tensor"], sequence=self.config.sequence)
+        self._shard(model)
+        return model
+
+    def whole(self, model: Llama) -> Llama | None:
+        """A copy of the model as it is now, fp32 and on the CPU, on the main process; None on the others."""
+        copy = Llama(model.config) if self.is_main else None
+        for name, parameter in model.named_parameters():
+            values = parameter.detach()
+            values = values.full_tensor() if isinstance(values, DTensor) else values
+            if copy is not None:
+                copy.get_parameter(name).data.copy_(values)
+        return copy
+
+    def synchronize_gradients(self, model: Llama, *, last: bool) -> None:
+        """Before a micro-batch: gradients are summed over ranks in the step's last one only."""
+        if self._joined:
+            cast(FSDPModule, model).set_requires_gradient_sync(last)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Sum over the ranks that see different data."""
+        if self._joined and self.data_world > 1:
+            dist.all_reduce(values, group=self._data_group)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is up on some rank."""
+        if self.world == 1:
+            return flag
+        raised = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(raised, op=dist.ReduceOp.MAX)
+        return bool(raised.item())
+
+    def close(self) -> None:
+        """Leave the other processes, at the end of the run."""
+        if self._joined and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def _join(self) -> None:
+        if dist.is_initialized():
+            return
+        # checkpoints are written in the background, by way of the CPU
+        backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
+        if self.world > 1:
+            dist.init_process_group(backend)
+        else:
+            dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+
+    def _shard(self, model: Llama) -> None:
+        """FSDP2, a group a block and one for embedding, last norm and output."""
+        mesh = self._mesh["replicate", "shard"] if self.config.replicate > 1 else self._mesh["shard"]
+        # inputs are not cast: the rotations are fp32 in every dtype
+        policy = MixedPrecisionPolicy(
+            param_dtype=self.dtype, reduce_dtype=torch.float32, output_dtype=None, cast_forward_inputs=False
+        )
+        keep_whole = self._mesh["shard"].size() == 1  # nothing to gain from dropping what nobody else holds
+        for block in model.layers:
+            fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=not keep_whole)
+        fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+        blocks = [cast(FSDPModule, block) for block in model.layers]
+        for module in (cast(FSDPModule, model), *blocks):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
+        for previous, following in pairwise(blocks):
+            previous.set_modules_to_forward_prefetch([following])
+            following.set_modules_to_backward_prefetch([previous])
+        register_fsdp_forward_method(model, "loss")
