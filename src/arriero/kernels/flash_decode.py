@@ -29,8 +29,9 @@ KEYS_OF_A_SPLIT = 256
 INTERPRETED_PROCESSORS = 4
 """What the interpreter counts as multiprocessors."""
 TILE_BYTES = 2**14
-"""Bytes of a tile of keys: two tiles, of keys and of values, for each of `STAGES` steps, are read ahead."""
-STAGES = 3
+"""Bytes of a tile of keys, and of one of values."""
+STAGES = 5
+"""Steps of the pipeline. The page numbers that the tiles wait for take half: two tiles of each kind are read ahead."""
 
 
 def flash_decode(
@@ -55,8 +56,8 @@ def flash_decode(
     (batch, queries, heads, dim), (page, kv_heads) = q.shape, k_pages.shape[1:3]
     q, page_table, lengths = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, page_table, lengths))
     group, rows, pages = heads // kv_heads, batch * queries * heads, page_table.shape[1]
-    block_d, block_m, block_n = _tile(q, group * queries)
-    blocks = triton.cdiv(group * queries, block_m)
+    tile = _tile(q, group * queries)
+    blocks = triton.cdiv(group * queries, tile["BLOCK_M"])
     if splits is None:
         keys = pages * page if options.window is None else min(pages * page, options.window + queries)
         splits = _splits(q.device, batch * kv_heads * blocks, keys)
@@ -75,23 +76,28 @@ def flash_decode(
             WINDOW=options.window or 0,
             SOFTCAP=options.softcap is not None,
             HEAD_DIM=dim,
-            BLOCK_D=block_d,
-            BLOCK_M=block_m,
-            BLOCK_N=block_n,
-            num_stages=STAGES,
+            **tile,
         )
         if splits > 1:
-            combine_kernel[(rows,)](parts, log_sums, out, splits, rows, HEAD_DIM=dim, BLOCK_D=block_d, BLOCK_S=16)
+            combine_kernel[(rows,)](
+                parts, log_sums, out, splits, rows, HEAD_DIM=dim, BLOCK_D=tile["BLOCK_D"], BLOCK_S=16
+            )
     return out
 
 
-def _tile(q: Tensor, queries: int) -> tuple[int, int, int]:
-    """(dims, queries, keys) of a tile, for `queries` of them that share a KV head."""
-    block_d = max(triton.next_power_of_2(q.shape[3]), 16)
-    most_queries = 64 if block_d * q.element_size() <= 256 else 32
-    block_m = min(max(triton.next_power_of_2(queries), 16), most_queries)
-    block_n = min(max(TILE_BYTES // (block_d * q.element_size()), 16), 128)
-    return block_d, block_m, 16 if INTERPRETED else block_n  # several tiles even in small tests
+def _tile(q: Tensor, queries: int) -> dict[str, int]:
+    """How to compile the kernel for `queries` that share a KV head: no registers spill, by `tests/kernels/compiling.py`,
+    and of up to 16 queries, two programs fit a multiprocessor of compute capability 8.0."""
+    block_d, size = max(triton.next_power_of_2(q.shape[3]), 16), q.element_size()
+    most_queries = 16 if size == 4 else 64 if block_d <= 128 else 32
+    block_n = min(max(TILE_BYTES // (block_d * size), 16), 128)
+    return {
+        "BLOCK_D": block_d,
+        "BLOCK_M": min(max(triton.next_power_of_2(queries), 16), most_queries),
+        "BLOCK_N": 16 if INTERPRETED else block_n,  # small there: several tiles even in small tests
+        "num_warps": 2 * size,
+        "num_stages": STAGES,
+    }
 
 
 def _splits(device: torch.device, programs: int, keys: int) -> int:

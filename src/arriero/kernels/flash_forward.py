@@ -23,26 +23,28 @@ from torch import Tensor
 
 from arriero.kernels.dropout import threshold
 from arriero.kernels.flash_tiles import (
+    COUNTS,
     INTERPRETED,
+    TUNED_BY,
     bucket,
     cap,
     dropout_keep,
-    first_at_least,
     key_interior,
     key_range,
     load_tile,
     loadable,
-    locate_block,
+    locate_program,
     locate_sequence,
     store_tile,
+    tile_bounds,
+    tile_configs,
     tile_offset,
+    tile_start,
     visible,
 )
 from arriero.kernels.options import Options
 
 LN_2 = tl.constexpr(math.log(2))
-COUNTS = ("sequences", "queries", "keys", "heads", "group", "longest_bucket", "keys_bucket")
-"""Arguments that change often: their being 1, or divisible by 16, makes no version of the kernel of its own."""
 
 TILES = {
     (2, 64): [(128, 128, 8, 3), (128, 64, 8, 3), (128, 64, 4, 3), (64, 64, 4, 3)],
@@ -104,10 +106,6 @@ def flash_forward(q: Tensor, k: Tensor, v: Tensor, options: Options) -> tuple[Te
     return out, log_sum
 
 
-def _configs(tiles: list[tuple[int, int, int, int]]) -> list[triton.Config]:
-    return [triton.Config({"BLOCK_M": m, "BLOCK_N": n}, num_warps=warps, num_stages=st) for m, n, warps, st in tiles]
-
-
 def _fitting(_: list[triton.Config], arguments: dict[str, Any], **constants: Any) -> list[triton.Config]:
     """What the autotuner tries: for the dtype and head dim, the tiles no larger than a mask's block or the sequences.
 
@@ -117,13 +115,13 @@ def _fitting(_: list[triton.Config], arguments: dict[str, Any], **constants: Any
     most_keys = constants["SIZE"] or 128
     most_queries = min(most_keys, arguments["longest_bucket"])
     tiles = SMALL_TILES[size] if most_queries < 64 else TILES[size, wide]
-    return _configs([tile for tile in tiles if tile[0] <= most_queries and tile[1] <= most_keys])
+    return tile_configs([tile for tile in tiles if tile[0] <= most_queries and tile[1] <= most_keys])
 
 
 @triton.autotune(
     # a single one is taken untried; small in the interpreter, where it lets small tests have several tiles
-    configs=_configs([(16, 16, 1, 1)] if INTERPRETED else SMALL_TILES[2]),
-    key=["longest_bucket", "keys_bucket", "HEAD_DIM", "CAUSAL", "WINDOW", "SOFTCAP", "DROPOUT", "DOCUMENTS", "SIZE"],
+    configs=tile_configs([(16, 16, 1, 1)] if INTERPRETED else SMALL_TILES[2]),
+    key=TUNED_BY,
     prune_configs_by={"early_config_prune": _fitting},
     cache_results=True,
 )
@@ -140,16 +138,8 @@ def forward_kernel(
     DOCUMENTS: tl.constexpr, RAGGED: tl.constexpr, KEY_MASK: tl.constexpr, SIZE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """O and L of one block of queries. A head's programs are neighbours, to share its keys in the L2 cache; within a
-    head, the last block comes first, since under a causal mask it has the most to do."""
-    blocks = tl.num_programs(0) // heads  # of a head: of all documents, or of one row
-    if not DOCUMENTS:
-        blocks = blocks // sequences
-    block = blocks - 1 - tl.program_id(0) % blocks
-    head = tl.program_id(0) // blocks % heads
-    sequence = tl.program_id(0) // blocks // heads
-    if DOCUMENTS:
-        sequence, block = locate_block(block, documents, sequences, queries, BLOCK_M)
+    """O and L of one block of queries."""
+    sequence, head, block = locate_program(heads, documents, sequences, queries, BLOCK_M, DOCUMENTS, True)
     t_start = block * BLOCK_M
     row, token, length, reach = locate_sequence(
         sequence, documents, sequences, key_lengths, queries, keys, DOCUMENTS, RAGGED
@@ -168,9 +158,11 @@ def forward_kernel(
     if KEY_MASK:
         mask_start += tile_offset(row, 0, token, keys, 0, 1)
 
-    bounds = _tile_bounds(
-        t_start, length, reach, block_starts + head * stride_block_starts if SIZE > 0 else None, block_members,
-        CAUSAL, WINDOW, SIZE, BLOCK_M, BLOCK_N,
+    low, high = key_range(t_start, length, reach, BLOCK_M, CAUSAL, WINDOW)
+    inner_low, inner_high = key_interior(t_start, length, reach, BLOCK_M, CAUSAL, WINDOW)
+    bounds = tile_bounds(
+        low, high, inner_low, inner_high, block_starts, block_members, head * stride_block_starts, t_start,
+        BLOCK_N, SIZE,
     )  # fmt: skip
     out = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     normaliser = tl.zeros([BLOCK_M], tl.float32)
@@ -194,32 +186,6 @@ def forward_kernel(
 
 
 @triton.jit
-def _tile_bounds(
-    t_start, queries, keys, starts, members,
-    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SIZE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-):  # fmt: skip
-    """Numbers of tiles (a, b, c, d): from a to b and c to d those seen in part, from b to c those seen as a whole.
-
-    Tile n begins at key n · BLOCK_N; under a block mask, tiles are numbered through the lists of blocks instead.
-    """
-    UNIT: tl.constexpr = SIZE if SIZE > 0 else BLOCK_N
-    low, high = key_range(t_start, queries, keys, BLOCK_M, CAUSAL, WINDOW)
-    inner_low, inner_high = key_interior(t_start, queries, keys, BLOCK_M, CAUSAL, WINDOW)
-    a = low // UNIT
-    d = tl.cdiv(high, UNIT)
-    b = tl.minimum(tl.cdiv(inner_low, UNIT), d)
-    c = tl.maximum(tl.maximum(inner_high, 0) // UNIT, b)
-    if SIZE > 0:
-        first = tl.load(starts + t_start // SIZE)
-        last = tl.load(starts + t_start // SIZE + 1)
-        a = first_at_least(members, first, last, a) * (SIZE // BLOCK_N)
-        b = first_at_least(members, first, last, b) * (SIZE // BLOCK_N)
-        c = first_at_least(members, first, last, c) * (SIZE // BLOCK_N)
-        d = first_at_least(members, first, last, d) * (SIZE // BLOCK_N)
-    return a, b, c, d
-
-
-@triton.jit
 def _attend(
     out, normaliser, top, q, k_start, v_start, mask_start, members, begin, end,
     t, queries, keys, scale, softcap, seed, dropped_below, stream, stride_kt, stride_vt,
@@ -230,9 +196,7 @@ def _attend(
     """Take tiles `begin` to `end` into the output, the normaliser and the maximum: the inner loop of the algorithm."""
     place = tl.arange(0, BLOCK_N)
     for n in range(begin, end):
-        s_start = n * BLOCK_N
-        if SIZE > 0:
-            s_start = tl.load(members + n // (SIZE // BLOCK_N)) * SIZE + n % (SIZE // BLOCK_N) * BLOCK_N
+        s_start = tile_start(n, members, BLOCK_N, SIZE)
         s = s_start + place
         k_tile = k_start + tl.cast(s_start, tl.int64) * stride_kt
         k = load_tile(k_tile, place, stride_kt, keys - s_start, HEAD_DIM, BLOCK_D, MASKED)  # (N, D)

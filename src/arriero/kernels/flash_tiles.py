@@ -15,6 +15,10 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 """exp(x) = exp2(x · log₂ e): the hardware's exponential is that of base 2."""
 INTERPRETED: bool = triton.knobs.runtime.interpret
 """Whether the kernels run in Triton's interpreter, on the CPU; settled when they are decorated."""
+COUNTS = ("sequences", "queries", "keys", "heads", "group", "longest_bucket", "keys_bucket")
+"""Arguments that change often: their being 1, or divisible by 16, makes no version of the kernel of its own."""
+TUNED_BY = ["longest_bucket", "keys_bucket", "HEAD_DIM", "CAUSAL", "WINDOW", "SOFTCAP", "DROPOUT", "DOCUMENTS", "SIZE"]
+"""Arguments for whose every combination the autotuner looks for the best tiles."""
 LONGEST_STRIDE = 2**22
 """Elements from one token to the next, at most: within a tile, of 256 tokens at most, offsets are 32-bit."""
 
@@ -27,6 +31,32 @@ def loadable(x: Tensor) -> Tensor:
 def bucket(length: int) -> int:
     """Lengths that share an autotuning: those up to the same power of two, 16 to 8192."""
     return min(max(1 << (length - 1).bit_length(), 16), 8192)
+
+
+def tile_configs(tiles: list[tuple[int, int, int, int]]) -> list[triton.Config]:
+    """From (queries, keys, warps, stages) to the autotuner's configurations."""
+    return [triton.Config({"BLOCK_M": m, "BLOCK_N": n}, num_warps=warps, num_stages=st) for m, n, warps, st in tiles]
+
+
+@triton.jit
+def locate_program(
+    heads, documents, sequences, tokens, BLOCK: tl.constexpr, DOCUMENTS: tl.constexpr, LAST_FIRST: tl.constexpr
+):
+    """(sequence, head, block of its tokens) of this program; a head's programs are neighbours, to share the L2 cache.
+
+    The blocks with the most to do should come first: under a causal mask the last of the queries, the first of the keys.
+    """
+    blocks = tl.num_programs(0) // heads  # of a head: of all documents, or of one row
+    if not DOCUMENTS:
+        blocks = blocks // sequences
+    block = tl.program_id(0) % blocks
+    if LAST_FIRST:
+        block = blocks - 1 - block
+    head = tl.program_id(0) // blocks % heads
+    sequence = tl.program_id(0) // blocks // heads
+    if DOCUMENTS:
+        sequence, block = locate_block(block, documents, sequences, tokens, BLOCK)
+    return sequence, head, block
 
 
 @triton.jit
@@ -153,6 +183,57 @@ def query_range(s_start, queries, keys, BLOCK_N: tl.constexpr, CAUSAL: tl.conste
         if not CAUSAL:
             low = tl.maximum(low, s_start - WINDOW + 1 + shift)
     return low, tl.maximum(high, low)
+
+
+@triton.jit
+def query_interior(s_start, queries, keys, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
+    """The queries [low, high) that see every key of the tile at `s_start`, all of which exist; none if high ≤ low."""
+    shift = queries - keys
+    last = s_start + BLOCK_N - 1
+    low = 0
+    high = queries
+    if CAUSAL:
+        low = tl.maximum(low, last + shift)
+    if WINDOW > 0:
+        high = tl.minimum(high, s_start + WINDOW + shift)
+        if not CAUSAL:
+            low = tl.maximum(low, last - WINDOW + 1 + shift)
+    if last >= keys:
+        high = low
+    return low, high
+
+
+@triton.jit
+def tile_bounds(
+    low, high, inner_low, inner_high, starts, members, starts_offset, own, BLOCK: tl.constexpr, SIZE: tl.constexpr
+):
+    """Numbers of tiles (a, b, c, d): from a to b and c to d those seen in part, from b to c those seen as a whole.
+
+    Tile n begins at token n · BLOCK; under a mask of blocks of SIZE tokens, tiles are numbered through the list of the
+    line that token `own` of the other side is in (`tile_start`).
+    """
+    UNIT: tl.constexpr = SIZE if SIZE > 0 else BLOCK
+    a = low // UNIT
+    d = tl.cdiv(high, UNIT)
+    b = tl.minimum(tl.cdiv(inner_low, UNIT), d)
+    c = tl.maximum(tl.maximum(inner_high, 0) // UNIT, b)
+    if SIZE > 0:
+        first = tl.load(starts + starts_offset + own // SIZE)
+        last = tl.load(starts + starts_offset + own // SIZE + 1)
+        a = first_at_least(members, first, last, a) * (SIZE // BLOCK)
+        b = first_at_least(members, first, last, b) * (SIZE // BLOCK)
+        c = first_at_least(members, first, last, c) * (SIZE // BLOCK)
+        d = first_at_least(members, first, last, d) * (SIZE // BLOCK)
+    return a, b, c, d
+
+
+@triton.jit
+def tile_start(n, members, BLOCK: tl.constexpr, SIZE: tl.constexpr):
+    """The token at which tile `n` begins, as `tile_bounds` numbers them."""
+    start = n * BLOCK
+    if SIZE > 0:
+        start = tl.load(members + n // (SIZE // BLOCK)) * SIZE + n % (SIZE // BLOCK) * BLOCK
+    return start
 
 
 @triton.jit
