@@ -23,9 +23,9 @@ _HELD_OUT_BYTES = 2_000_000
 class SampleOptions:
     """How much of which source."""
 
-    max_bytes: int = 200_000_000
-    """Most bytes of text to train on, in memory at once: a random sample of the sources, each in proportion to its
-    size. Training takes 2 to 4 times as much memory, up to 15 times for text without spaces between words."""
+    max_bytes: int = 100_000_000
+    """Most bytes of text to use, in memory at once: a random sample of the sources, each in proportion to its size.
+    Training takes 5 to 10 times as much memory, and up to 75 times for Chinese, Japanese and their like."""
     share: dict[str, float] | None = None
     """Share of a source in the sample, as NAME=NUMBER, one option for each source; they need not sum to 1."""
     seed: int = 0
