@@ -54,7 +54,18 @@ def launch_flash_forward(dtype: torch.dtype, dim: int, options: Options) -> None
     flash_forward(q, k, k.clone(), options)
 
 
-LAUNCHES: dict[str, Callable[[torch.dtype, int, Options], None]] = {"flash_forward": launch_flash_forward}
+def launch_flash_decode(dtype: torch.dtype, dim: int, options: Options) -> None:
+    from arriero.kernels.flash_decode import flash_decode
+
+    q, pages = torch.empty(1, 1, 16, dim, dtype=dtype), torch.empty(TOKENS // 16, 16, 2, dim, dtype=dtype)
+    table, lengths = torch.arange(TOKENS // 16)[None], torch.tensor([TOKENS])
+    flash_decode(q, pages, pages.clone(), table, lengths, options, splits=4)
+
+
+LAUNCHES: dict[str, Callable[[torch.dtype, int, Options], None]] = {
+    "flash_forward": launch_flash_forward,
+    "flash_decode": launch_flash_decode,
+}
 
 
 def compile_all(target: str, names: list[str], timeout: float = 280) -> list[dict[str, Any]]:

@@ -86,8 +86,8 @@ def flash_decode(
 
 
 def _tile(q: Tensor, queries: int) -> dict[str, int]:
-    """How to compile the kernel for `queries` that share a KV head: no registers spill, by `tests/kernels/compiling.py`,
-    and of up to 16 queries, two programs fit a multiprocessor of compute capability 8.0."""
+    """How to compile the kernel for `queries` that share a KV head: so that no registers spill, as
+    `tests/kernels/compiling.py` tells, and two programs of up to 16 queries fit a multiprocessor (8.0, 9.0)."""
     block_d, size = max(triton.next_power_of_2(q.shape[3]), 16), q.element_size()
     most_queries = 16 if size == 4 else 64 if block_d <= 128 else 32
     block_n = min(max(TILE_BYTES // (block_d * size), 16), 128)
