@@ -38,6 +38,7 @@ def variants() -> dict[str, Callable[[], Options]]:
         "window": lambda: Options(window=256),
         "window-both": lambda: Options(window=256, causal=False),
         "softcap": lambda: Options(softcap=30.0),
+        "atomics": lambda: Options(deterministic=False),
         "dropout": lambda: Options(dropout=0.1),
         "documents": lambda: Options(documents=Documents.from_segments(torch.arange(TOKENS)[None] // 300)),
         "lengths": lambda: Options(key_lengths=torch.tensor([TOKENS])),
@@ -54,6 +55,14 @@ def launch_flash_forward(dtype: torch.dtype, dim: int, options: Options) -> None
     flash_forward(q, k, k.clone(), options)
 
 
+def launch_flash_backward(dtype: torch.dtype, dim: int, options: Options) -> None:
+    from arriero.kernels.flash_backward import flash_backward
+
+    q, k = torch.empty(1, TOKENS, 4, dim, dtype=dtype), torch.empty(1, TOKENS, 2, dim, dtype=dtype)
+    log_sum = torch.empty(1, 4, TOKENS)
+    flash_backward(q, k, k.clone(), q.clone(), log_sum, q.clone(), None, options)
+
+
 def launch_flash_decode(dtype: torch.dtype, dim: int, options: Options) -> None:
     from arriero.kernels.flash_decode import flash_decode
 
@@ -64,6 +73,7 @@ def launch_flash_decode(dtype: torch.dtype, dim: int, options: Options) -> None:
 
 LAUNCHES: dict[str, Callable[[torch.dtype, int, Options], None]] = {
     "flash_forward": launch_flash_forward,
+    "flash_backward": launch_flash_backward,
     "flash_decode": launch_flash_decode,
 }
 

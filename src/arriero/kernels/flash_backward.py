@@ -44,14 +44,15 @@ from arriero.kernels.flash_tiles import (
 from arriero.kernels.options import Options
 
 KEY_TILES = {
-    (2, 64): [(64, 128, 8, 2), (64, 64, 4, 2), (32, 128, 4, 2), (64, 128, 4, 2)],
-    (2, 128): [(64, 128, 8, 2), (64, 64, 8, 2), (32, 128, 8, 2), (32, 64, 4, 2)],
-    (2, 256): [(32, 64, 8, 1), (32, 32, 4, 1), (16, 64, 8, 1), (64, 64, 8, 1)],
+    (2, 64): [(64, 128, 8, 2), (32, 128, 8, 2), (64, 64, 8, 2), (32, 64, 4, 2), (32, 64, 4, 3)],
+    (2, 128): [(32, 128, 8, 2), (64, 64, 8, 2), (32, 64, 8, 2), (32, 64, 8, 1), (16, 128, 8, 2)],
+    (2, 256): [(32, 64, 8, 1), (16, 64, 8, 1), (32, 32, 8, 1), (16, 32, 8, 1), (16, 32, 4, 1)],
     (4, 64): [(32, 64, 8, 1), (32, 32, 4, 1), (16, 64, 8, 1)],
     (4, 128): [(32, 32, 8, 1), (16, 32, 8, 1), (16, 32, 4, 1)],
     (4, 256): [(16, 32, 8, 1), (16, 16, 8, 1), (16, 16, 4, 1)],
 }
-"""(queries, keys, warps, stages) to try for dK and dV, by bytes an element and head dim."""
+"""(queries, keys, warps, stages) to try for dK and dV, by bytes an element and head dim: those whose registers spill
+least, as `tests/kernels/compiling.py` tells."""
 QUERY_TILES = {
     (2, 64): [(128, 64, 8, 2), (128, 64, 4, 2), (64, 64, 4, 2), (128, 32, 4, 3)],
     (2, 128): [(128, 64, 8, 2), (64, 64, 8, 2), (64, 32, 4, 2), (128, 32, 8, 2)],
@@ -257,15 +258,19 @@ def keys_kernel(
         grad_q_start = grad_q_pointer + tile_offset(row, head, token, stride_gqb, stride_gqh, stride_gqt)
         per_row = tile_offset(row, head, token, heads * queries, queries, 1)
         for part in tl.static_range(3):
-            grad_k, grad_v = walk_queries(
-                grad_k, grad_v, k, v, s, there, q_start, grad_out_start, grad_q_start, log_sum_pointer + per_row,
-                delta_pointer + per_row, block_members, bounds[part], bounds[part + 1], length, reach, scale, softcap,
-                seed, dropped_below, kept_factor, sequence * heads + head, stride_qt, stride_ot, stride_gqt,
-                HEAD_DIM, BLOCK_D, BLOCK_M, CAUSAL, WINDOW, SOFTCAP, DROPOUT, KEY_MASK, SIZE, ATOMIC, MASKED=part != 1,
-            )  # fmt: skip
+            if part == 1 or WINDOW > 0 or (part == 0 and CAUSAL):
+                grad_k, grad_v = walk_queries(
+                    grad_k, grad_v, k, v, s, there, q_start, grad_out_start, grad_q_start, log_sum_pointer + per_row,
+                    delta_pointer + per_row, block_members, bounds[part], bounds[part + 1], length, reach, scale,
+                    softcap, seed, dropped_below, kept_factor, sequence * heads + head, stride_qt, stride_ot,
+                    stride_gqt, HEAD_DIM, BLOCK_D, BLOCK_M, CAUSAL, WINDOW, SOFTCAP, DROPOUT, KEY_MASK, SIZE, ATOMIC,
+                    MASKED=part != 1,
+                )  # fmt: skip
 
+    grad_k = tl.where(there[:, None], grad_k * scale, 0.0)  # k and v of 0 made something of keys that don't exist
+    grad_v = tl.where(there[:, None], grad_v, 0.0)
     grad_offset = tile_offset(row, kv_head, token + s_start, stride_gkb, stride_gkh, stride_gkt)
-    store_tile(grad_k_pointer + grad_offset, place, stride_gkt, width - s_start, grad_k * scale, HEAD_DIM, BLOCK_D)
+    store_tile(grad_k_pointer + grad_offset, place, stride_gkt, width - s_start, grad_k, HEAD_DIM, BLOCK_D)
     store_tile(grad_v_pointer + grad_offset, place, stride_gkt, width - s_start, grad_v, HEAD_DIM, BLOCK_D)
 
 

@@ -27,9 +27,9 @@ def walk_queries(
         t = t_start + place
         limit = queries - t_start
         q_tile = q_start + tl.cast(t_start, tl.int64) * stride_qt
-        q = load_tile(q_tile, place, stride_qt, limit, HEAD_DIM, BLOCK_D, MASKED)  # (M, D)
+        q = load_tile(q_tile, place, stride_qt, limit, HEAD_DIM, BLOCK_D)  # (M, D)
         grad_out_tile = grad_out_start + tl.cast(t_start, tl.int64) * stride_ot
-        grad_out = load_tile(grad_out_tile, place, stride_ot, limit, HEAD_DIM, BLOCK_D, MASKED)  # (M, D)
+        grad_out = load_tile(grad_out_tile, place, stride_ot, limit, HEAD_DIM, BLOCK_D)  # (M, D)
         log_sum = tl.load(log_sum_start + t, mask=place < limit, other=0.0)
         delta = tl.load(delta_start + t, mask=place < limit, other=0.0)
         scores = tl.dot(k, tl.trans(q), input_precision="ieee")  # S = K Qᵀ
@@ -37,7 +37,7 @@ def walk_queries(
         weights, grad_scores = differentiate(
             scores, grad_weights, log_sum[None, :], delta[None, :], t[None, :], s[:, None], there[:, None],
             queries, keys, scale, softcap, seed, dropped_below, kept_factor, stream,
-            CAUSAL, WINDOW, SOFTCAP, DROPOUT, KEY_MASK, MASKED,
+            CAUSAL, WINDOW, SOFTCAP, DROPOUT, KEY_MASK or ATOMIC, MASKED,
         )  # fmt: skip
         grad_v = tl.dot(weights.to(v.dtype), grad_out, grad_v, input_precision="ieee")  # dV += P dO
         grad_scores = grad_scores.to(q.dtype)
@@ -88,7 +88,7 @@ def differentiate(
     scores, grad_weights, log_sum, delta, t, s, there, queries, keys,
     scale, softcap, seed, dropped_below, kept_factor, stream,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr, DROPOUT: tl.constexpr,
-    KEY_MASK: tl.constexpr, MASKED: tl.constexpr,
+    SOME_KEYS: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """P as it went into O, and dS = P ∘ (dP − D), of a tile; `t` and `s` broadcast to its shape, either way round."""
     slope = 1.0
@@ -101,7 +101,7 @@ def differentiate(
     weights = tl.exp2(scores - base)
     if MASKED:
         weights = tl.where(visible(t, s, queries, keys, CAUSAL, WINDOW), weights, 0.0)
-    if KEY_MASK:
+    if SOME_KEYS:
         weights = tl.where(there, weights, 0.0)
     dropped = weights
     if DROPOUT:

@@ -187,19 +187,20 @@ def query_range(s_start, queries, keys, BLOCK_N: tl.constexpr, CAUSAL: tl.conste
 
 @triton.jit
 def query_interior(s_start, queries, keys, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, WINDOW: tl.constexpr):
-    """The queries [low, high) that see every key of the tile at `s_start`, all of which exist; none if high ≤ low."""
+    """The queries [low, high) that see every key of the tile at `s_start`; none if high ≤ low.
+
+    Places beyond the last query count too: with q and dO of 0 they add nothing.
+    """
     shift = queries - keys
     last = s_start + BLOCK_N - 1
     low = 0
-    high = queries
+    high = 2**30
     if CAUSAL:
         low = tl.maximum(low, last + shift)
     if WINDOW > 0:
         high = tl.minimum(high, s_start + WINDOW + shift)
         if not CAUSAL:
             low = tl.maximum(low, last - WINDOW + 1 + shift)
-    if last >= keys:
-        high = low
     return low, high
 
 
@@ -216,7 +217,7 @@ def tile_bounds(
     a = low // UNIT
     d = tl.cdiv(high, UNIT)
     b = tl.minimum(tl.cdiv(inner_low, UNIT), d)
-    c = tl.maximum(tl.maximum(inner_high, 0) // UNIT, b)
+    c = tl.maximum(tl.minimum(tl.maximum(inner_high, 0) // UNIT, d), b)
     if SIZE > 0:
         first = tl.load(starts + starts_offset + own // SIZE)
         last = tl.load(starts + starts_offset + own // SIZE + 1)
