@@ -2,13 +2,15 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -38,16 +40,41 @@ class Run:
     shard: int = 0
     tensor: int = 1
     sequence: bool = True
+    sum_every: bool = False
     tied: bool = False
     recompute: Recompute = "none"
+    schedule: Literal["cosine", "constant"] = "cosine"
     dtype: str = "float32"
     folder: str | None = None
     """Of the checkpoints."""
     checkpoint_every: int = 0
-    stop_after: int | None = None
-    """End by `os._exit` after this step, as kill -9 does."""
+    kill_after: int | None = None
+    """Kill -9 after this step."""
+    interrupt_after: int | None = None
+    """Ctrl-C on rank 1 after this step."""
     model: dict[str, Any] = field(default_factory=dict)
     """Fields of the model's config that differ."""
+
+
+@dataclass
+class Notes:
+    """What a rank noted of a run."""
+
+    losses: dict[int, float] = field(default_factory=dict)
+    norms: dict[int, float] = field(default_factory=dict)
+    validation: dict[int, float] = field(default_factory=dict)
+    events: list[str] = field(default_factory=list)
+    last: float = 0.0
+    """Loss of the held-out rows at the end."""
+    whole: float | None = None
+    """The same by a copy of the whole model, on the main rank."""
+
+    @staticmethod
+    def of(line: str) -> "Notes":
+        """As they were before they became JSON."""
+        values = json.loads(line)
+        steps = {name: {int(step): x for step, x in values[name].items()} for name in ("losses", "norms", "validation")}
+        return Notes(**{**values, **steps})
 
 
 class Rows:
@@ -85,24 +112,24 @@ class Rows:
 
 
 class Diary:
-    """Notes each step's loss and gradient norm."""
+    """Notes what happens, and may make it happen."""
 
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.losses: dict[int, float] = {}
-        self.norms: dict[int, float] = {}
-        self.events: list[str] = []
-        self.stop_after = stop_after
+    def __init__(self, run: Run, rank: int, validate: Callable[[], float]) -> None:
+        self.run, self.rank, self.validate = run, rank, validate
+        self.notes = Notes()
 
     def on_step(self, result: StepResult) -> None:
-        self.losses[result.step], self.norms[result.step] = result.loss, result.grad_norm
-        if result.step == self.stop_after:
-            os._exit(9)
+        self.notes.losses[result.step], self.notes.norms[result.step] = result.loss, result.grad_norm
+        if result.step == self.run.kill_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if result.step == self.run.interrupt_after and self.rank == 1:
+            os.kill(os.getpid(), signal.SIGINT)
 
     def on_event(self, step: int, event: str, detail: str) -> None:
-        self.events.append(event)
+        self.notes.events.append(event)
 
     def on_validation(self, step: int) -> None:
-        """Nothing to validate."""
+        self.notes.validation[step] = self.validate()
 
 
 def tiny_config(*, tied: bool = False, **changes: Any) -> LlamaConfig:
@@ -118,51 +145,75 @@ def mean_loss(model: Llama, batch: Batch) -> Loss:
     return Loss(total, int((batch.targets != IGNORED).sum()), {"again": losses.sum()})
 
 
-def train(run: Run) -> Diary:
-    """The run, on this process and those that `torchrun` or `launch` started beside it."""
-    config = ParallelConfig(replicate=run.replicate, shard=run.shard, tensor=run.tensor, sequence=run.sequence)
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch's threads cost more than they bring to a model this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@one_thread()
+def train(run: Run) -> Notes:
+    """The run, on this process and those that `launch` started beside it."""
+    config = ParallelConfig(**{option.name: getattr(run, option.name) for option in fields(ParallelConfig)})
     layout = Layout(config, "cpu", getattr(torch, run.dtype))
-    model = Llama(tiny_config(tied=run.tied, **run.model)).init_weights(0)
+    model = layout.apply(Llama(tiny_config(tied=run.tied, **run.model)).init_weights(0))
     for layer in model.layers:
         layer.recompute = run.recompute
-    diary = Diary(run.stop_after)
+    held_out = next(Rows(0, 1, 1))
+
+    @torch.no_grad()
+    def validate(model: Llama = model) -> float:
+        return float(mean_loss(model, held_out).total) / held_out.targets.numel()
+
+    diary = Diary(run, layout.rank, validate)
     loop = Loop(
-        layout.apply(model),
+        model,
         Rows(layout.data_rank, layout.data_world, run.accumulation),
         mean_loss,
-        config=LoopConfig(steps=run.steps, accumulation=run.accumulation, checkpoint_every=run.checkpoint_every),
+        config=LoopConfig(
+            steps=run.steps, accumulation=run.accumulation, checkpoint_every=run.checkpoint_every, validate_every=10
+        ),
         optimizer=OptimizerConfig(lr=3e-3),
-        schedule=ScheduleConfig(warmup_steps=5),
+        schedule=ScheduleConfig(schedule=run.schedule, warmup_steps=5),
         layout=layout,
         watcher=diary,
-        store=Checkpoints(Path(run.folder)) if run.folder else None,
+        store=Checkpoints(Path(run.folder), keep=100) if run.folder else None,
     )
     loop.resume()
     loop.run()
-    layout.close()
-    return diary
+    diary.notes.last = validate()
+    whole = layout.whole(model)
+    if whole is not None:
+        diary.notes.whole = validate(whole)
+    return diary.notes
 
 
-def launch(run: Run, world: int) -> list[dict[str, Any]]:
-    """The run on so many new processes; what each rank noted, empty for one that did not end well."""
+def launch(runs: Sequence[Run], world: int) -> list[list[Notes]]:
+    """The runs, one after the other, on so many new processes: what each rank noted of each, nothing after a kill."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
-    processes = [_start(run, common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(world)]
-    outputs = [process.communicate(timeout=120) for process in processes]
-    notes = []
+    processes = [_start(runs, common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(world)]
+    outputs = [process.communicate(timeout=100) for process in processes]
+    noted = []
     for process, (out, error) in zip(processes, outputs, strict=True):
-        if process.returncode not in (0, 9):
+        if process.returncode not in (0, -signal.SIGKILL):
             raise AssertionError(f"a rank ended with {process.returncode}: {error[-3000:]}")
-        notes.append(json.loads(out.splitlines()[-1]) if process.returncode == 0 else {})
-    return notes
+        noted.append([Notes.of(line) for line in out.splitlines() if line.startswith("{")])
+    return [list(ranks) for ranks in zip(*noted, strict=True)]
 
 
-def _start(run: Run, environment: Mapping[str, str]) -> "subprocess.Popen[str]":
+def _start(runs: Sequence[Run], environment: Mapping[str, str]) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "tests.train.ranks", json.dumps(asdict(run))],
+        [sys.executable, "-W", "error", "-m", "tests.train.ranks", json.dumps([asdict(run) for run in runs])],
         env={**os.environ, **environment},
+        cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -170,5 +221,7 @@ def _start(run: Run, environment: Mapping[str, str]) -> "subprocess.Popen[str]":
 
 
 if __name__ == "__main__":
-    noted = train(Run(**json.loads(sys.argv[1])))
-    print(json.dumps({"losses": noted.losses, "norms": noted.norms, "events": noted.events}))
+    for values in json.loads(sys.argv[1]):
+        print(json.dumps(asdict(train(Run(**values)))), flush=True)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -27,10 +27,10 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
-from torch.distributed.fsdp import FSDPModule
 
 from arriero.common.errors import ArrieroError, FormatError
 from arriero.common.files import atomic_file, sha256
+from arriero.train.parallel import hold_parts
 
 MANIFEST = "checkpoint.json"
 PART = ".part"
@@ -186,9 +186,7 @@ def gather_state(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> d
 
     A parameter that has had no step yet gets the state that it would begin with.
     """
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()  # a validation leaves whole copies in the place of the parameters
+    hold_parts(model)
     state: dict[str, Tensor] = {}
     trained = set() if optimizer is None else {x for group in optimizer.param_groups for x in group["params"]}
     for name, parameter in model.named_parameters():

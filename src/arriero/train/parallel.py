@@ -18,7 +18,7 @@ from typing import cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
@@ -42,6 +42,9 @@ class ParallelConfig:
     """Processes that share out every matrix, and see the same data (tensor parallelism)."""
     sequence: bool = True
     """With tensor above 1: share out the tokens between the matrices too (sequence parallelism)."""
+    sum_every: bool = False
+    """Sum gradients over processes after every micro-batch, not after a step's last one alone: more communication, but
+    no process keeps a whole gradient, 4 bytes a parameter, in between."""
 
     def __post_init__(self) -> None:
         for name, least in (("replicate", 1), ("shard", 0), ("tensor", 1)):
@@ -122,6 +125,7 @@ class Layout:
 
     def whole(self, model: Llama) -> Llama | None:
         """A copy of the model as it is now, fp32 and on the CPU, on the main process; None on the others."""
+        hold_parts(model)
         copy = Llama(model.config) if self.is_main else None
         for name, parameter in model.named_parameters():
             values = parameter.detach()
@@ -131,9 +135,9 @@ class Layout:
         return copy
 
     def synchronize_gradients(self, model: Llama, *, last: bool) -> None:
-        """Before a micro-batch: gradients are summed over ranks in the step's last one only."""
+        """Before a micro-batch: gradients are summed over ranks in a step's last one, or with `sum_every` in each."""
         if self._joined:
-            cast(FSDPModule, model).set_requires_gradient_sync(last)
+            cast(FSDPModule, model).set_requires_gradient_sync(last or self.config.sum_every)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over the ranks that see different data."""
@@ -183,3 +187,10 @@ class Layout:
             previous.set_modules_to_forward_prefetch([following])
             following.set_modules_to_backward_prefetch([previous])
         register_fsdp_forward_method(model, "loss")
+
+
+def hold_parts(model: nn.Module) -> None:
+    """Have each rank hold its own parts of the parameters alone, as between steps; a validation leaves whole copies."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
