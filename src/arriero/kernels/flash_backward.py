@@ -82,27 +82,48 @@ def flash_backward(
         out, log_sum: O (B, T, H, D) and L (B, H, T) of the forward pass.
         grad_out, grad_log_sum: theirs; that of L may be None.
     """
-    (batch, queries, heads, dim), keys = q.shape, k.shape[1]
-    group = heads // k.shape[2]
     q, k, v, out, grad_out = (loadable(x) for x in (q, k, v, out, grad_out))
-    grad_k, grad_v = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (k, v))
-    atomic = not options.deterministic
-    grad_q = torch.empty_like(q, memory_format=torch.contiguous_format)
-    if atomic:
-        grad_q = torch.zeros_like(grad_q, dtype=torch.float32)
+    grad_q, grad_k, grad_v = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
+    if not options.deterministic:
+        grad_q = torch.zeros_like(grad_q, dtype=torch.float32)  # to be added to
     delta = _row_products(out, grad_out, grad_log_sum)
-
+    tensors = (q, k, v, grad_out, log_sum.contiguous(), delta, grad_q, grad_k, grad_v)
+    numbers, constants = _arguments(tensors, options)
+    (batch, queries, heads, _), (_, keys, kv_heads, _) = q.shape, k.shape
     documents, mask = options.documents, options.block_mask
-    sequences, longest = (batch, queries) if documents is None else (len(documents.spans), documents.max_length)
-    scale = options.scale_of(q)
-    key_mask = None if options.key_mask is None else options.key_mask.contiguous()
-    shared = (
-        *(q, k, v, grad_out, log_sum, delta, grad_q, grad_k, grad_v),
-        *(documents and documents.table, options.key_lengths, key_mask),
+
+    def programs(tokens: int, block: int, heads: int) -> tuple[int]:
+        blocks = triton.cdiv(tokens, block) * batch
+        if documents is not None:
+            blocks = batch * tokens // block + len(documents.spans)  # as `locate_block` counts them
+        return (blocks * heads,)
+
+    masks = (
+        documents and documents.table,
+        options.key_lengths,
+        None if options.key_mask is None else options.key_mask.contiguous(),
     )
+    with torch.cuda.device_of(q):  # nothing, for a tensor on the CPU
+        keys_kernel[lambda meta: programs(keys, meta["BLOCK_N"], kv_heads)](
+            *tensors, *masks, *_lists(mask.columns if mask else None), *numbers, **constants,
+            ATOMIC=not options.deterministic,
+        )  # fmt: skip
+        if options.deterministic:
+            queries_kernel[lambda meta: programs(queries, meta["BLOCK_M"], heads)](
+                *tensors, *masks, *_lists(mask.rows if mask else None), *numbers, **constants
+            )
+    return grad_q.to(q.dtype), grad_k, grad_v
+
+
+def _arguments(tensors: tuple[Tensor, ...], options: Options) -> tuple[tuple[int | float, ...], dict[str, Any]]:
+    """The numbers and the constants that both kernels take."""
+    q, k, v, grad_out, _, _, grad_q, grad_k, _ = tensors
+    (batch, queries, heads, dim), (_, keys, kv_heads, _) = q.shape, k.shape
+    documents = options.documents
+    sequences, longest = (batch, queries) if documents is None else (len(documents.spans), documents.max_length)
     numbers = (
-        *(sequences, queries, keys, heads, group, bucket(longest), bucket(keys)),
-        *(scale, (options.softcap or 0.0) * math.log2(math.e)),
+        *(sequences, queries, keys, heads, heads // kv_heads, bucket(longest), bucket(keys)),
+        *(options.scale_of(q), (options.softcap or 0.0) * math.log2(math.e)),
         *(options.seed, threshold(options.dropout), 1 / (1 - options.dropout)),
         *(stride for x in (q, k, v, grad_out, grad_q, grad_k) for stride in x.stride()[:3]),
     )
@@ -115,26 +136,10 @@ def flash_backward(
         "DROPOUT": options.dropout > 0,
         "DOCUMENTS": documents is not None,
         "RAGGED": options.key_lengths is not None,
-        "KEY_MASK": key_mask is not None,
-        "SIZE": mask.size if mask else 0,
+        "KEY_MASK": options.key_mask is not None,
+        "SIZE": options.block_mask.size if options.block_mask else 0,
     }
-
-    def blocks(tokens: int, block: int) -> int:
-        if documents is not None:
-            return batch * tokens // block + sequences  # as `locate_block` counts them
-        return int(triton.cdiv(tokens, block)) * batch
-
-    with torch.cuda.device_of(q):  # nothing, for a tensor on the CPU
-        lists = _lists(mask and mask.columns)
-        keys_kernel[lambda meta: (blocks(keys, meta["BLOCK_N"]) * k.shape[2],)](
-            *shared, *lists, *numbers, **constants, ATOMIC=atomic
-        )
-        if not atomic:
-            lists = _lists(mask and mask.rows)
-            queries_kernel[lambda meta: (blocks(queries, meta["BLOCK_M"]) * heads,)](
-                *shared, *lists, *numbers, **constants
-            )
-    return grad_q.to(q.dtype), grad_k, grad_v
+    return numbers, constants
 
 
 def _lists(lists: BlockLists | None) -> tuple[Tensor | None, Tensor | None, int]:

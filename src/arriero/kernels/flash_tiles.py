@@ -44,7 +44,7 @@ def locate_program(
 ):
     """(sequence, head, block of its tokens) of this program; a head's programs are neighbours, to share the L2 cache.
 
-    The blocks with the most to do should come first: under a causal mask the last of the queries, the first of the keys.
+    The blocks with the most to do should come first: under a causal mask the last queries, or the first keys.
     """
     blocks = tl.num_programs(0) // heads  # of a head: of all documents, or of one row
     if not DOCUMENTS:
