@@ -98,6 +98,19 @@ def test_model_and_optimizer_come_back_bit_for_bit(tmp_path: Path) -> None:
     assert same(snapshot(fresh, fresh_optimizer), before)
 
 
+def test_large_parts_are_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FILE_BYTES", 60_000)
+    model, optimizer = trained()
+    store = Checkpoints(tmp_path, asynchronous=False)
+    store.save(1, model, optimizer, {"step": 1})
+    files = list((tmp_path / "step-00000001").glob("*.safetensors"))
+    assert len(files) > 3
+    assert all(file.stat().st_size < 90_000 for file in files)
+    other, other_optimizer = trained(seed=1)
+    store.load(other, other_optimizer)
+    assert same(snapshot(other, other_optimizer), snapshot(model, optimizer))
+
+
 def test_what_changes_after_the_save_is_not_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = module.dcp_save
     monkeypatch.setattr(module, "dcp_save", lambda *args, **kwargs: (time.sleep(0.3), write(*args, **kwargs)))

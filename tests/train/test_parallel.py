@@ -132,6 +132,11 @@ def test_a_product_that_is_not_the_number_of_processes_is_refused(config: Parall
         Layout(config)
 
 
+def test_float16_is_refused() -> None:
+    with pytest.raises(ArrieroError, match="dtype: expected float32 or bfloat16 "):
+        Layout(dtype=torch.float16)
+
+
 def test_numbers_below_one_are_refused() -> None:
     with pytest.raises(ArrieroError, match="tensor: expected 1 or more, got 0"):
         ParallelConfig(tensor=0)

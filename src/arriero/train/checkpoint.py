@@ -34,6 +34,8 @@ from arriero.train.parallel import hold_parts
 
 MANIFEST = "checkpoint.json"
 PART = ".part"
+FILE_BYTES = 2**30
+"""About the size of a file: what is in one is in memory twice while it is written."""
 _FORMAT = {"format": "arriero-checkpoint", "version": 1}
 _FOLDER = re.compile(r"step-(\d{8})")
 _T = TypeVar("_T")
@@ -128,7 +130,7 @@ class Checkpoints:
     def _write(self, state: dict[str, Tensor], part: Path, target: Path, text: str) -> None:
         """In the background: all ranks' parts, then, by rank 0, the list of them and the name."""
         try:
-            writer = HuggingFaceStorageWriter(str(part), save_distributed=True)
+            writer = HuggingFaceStorageWriter(str(part), _file_numbers(state, self._world), save_distributed=True)
             _hush()
             dcp_save(state, storage_writer=writer, process_group=self._group, no_dist=not self._joined)
             own = {file.name: _facts(file) for file in part.glob(f"shard-{self._rank + 1:05d}-*")}
@@ -277,6 +279,15 @@ def verify(folder: Path, manifest: dict[str, Any], names: list[str] | None = Non
             raise FormatError(f"{file}: expected {expected['bytes']} bytes, got {size}: {mend}")
         if sha256(file) != expected["sha256"]:
             raise FormatError(f"{file}: damaged, its SHA-256 is not the one it was written with: {mend}")
+
+
+def _file_numbers(state: dict[str, Tensor], world: int) -> dict[str, int]:
+    """For each tensor, in which of its rank's files a rank's part goes, from 1 on."""
+    numbers, used = {}, 0
+    for name, tensor in state.items():
+        numbers[name] = 1 + used // FILE_BYTES
+        used += tensor.numel() * tensor.element_size() // world
+    return numbers
 
 
 def _hush() -> None:

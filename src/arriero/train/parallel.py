@@ -82,17 +82,21 @@ class Layout:
             dtype: of the computation; parameters, reduced gradients and optimizer states are fp32 in any case.
 
         Raises:
-            ArrieroError: the numbers do not multiply to the number of processes.
+            ArrieroError: the numbers do not multiply to the number of processes, or device and dtype do not suit.
         """
         self.config = config or ParallelConfig()
         self.dtype = dtype
         self.rank, self.world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
         shard = self.config.shards(self.world)
         self.device = torch.device(device)
-        if self.world > 1 and self.device.type == "cuda":
-            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if dtype not in (torch.float32, torch.bfloat16):
+            raise ArrieroError(f"dtype: expected float32 or bfloat16 (float16 needs scaled losses), got {dtype}")
         if self.device.type == "cuda":
+            if self.world > 1 or self.device.index is None:
+                self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(self.device)
+        elif self.device.type != "cpu" and (self.world > 1 or dtype != torch.float32):
+            raise ArrieroError(f"device {self.device.type}: expected one process and float32 there")
         self.data_rank, self.data_world = self.rank // self.config.tensor, self.config.replicate * shard
         """This process among those that see different rows, and their number."""
         self._joined = self.world > 1 or dtype != torch.float32
@@ -119,7 +123,7 @@ class Layout:
         if not self._joined:
             return model.to(self.device)
         if self.config.tensor > 1:
-            split_model(model.to(self.device), self._mesh["tensor"], sequence=self.config.sequence)
+            split_model(model, self._mesh["tensor"], sequence=self.config.sequence)
         self._shard(model)
         return model
 

@@ -7,7 +7,8 @@ the tokens, and does the norms and the residual stream for those alone.
 
 Parameters are DTensors; between the matrices all tensors are plain, so that every kernel works as on one rank.
 Embedding and output are divided by vocabulary. Deviation from Megatron-LM: for the loss the output matrix is gathered,
-and each rank takes the losses of its own tokens, through the same chunked cross-entropy as on one rank.
+and each rank takes the losses of its own tokens, through the same chunked cross-entropy as on one rank. The inputs of
+the matrices are DTensors too, which `kernels.recompute` leaves alone: here `selective` keeps what `none` keeps.
 
 B batch, T tokens, t tokens of this rank, C model dim, V vocabulary.
 """
