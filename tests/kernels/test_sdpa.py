@@ -133,6 +133,12 @@ def test_error_is_within_twice_that_of_plain_attention_in_the_same_dtype(dtype, 
         assert (ours - right).abs().max() <= bound
 
 
+@pytest.mark.parametrize("scale", [-0.4, 0.0])
+@pytest.mark.parametrize("options", [{}, {"causal": False}, {"window": 3}, {"key_lengths": torch.tensor([9, 2])}])
+def test_scales_of_zero_and_below_are_no_nan(scale, options):
+    check(*random_qkv(2, 9, 9, 4, 2, 16), scale=scale, **options)
+
+
 def test_what_it_lacks_is_said():
     assert why_not_sdpa(Options()) is None
     assert "soft cap" in why_not_sdpa(Options(softcap=30.0))

@@ -30,10 +30,13 @@ COMMANDS: dict[str, Command] = {
     "model get": Command("arriero.cli.model:get", "Bring a model here"),
     "model show": Command("arriero.cli.model:show", "Tell what a model is"),
     "model convert": Command("arriero.cli.model:convert", "Write a model as a Hugging Face folder or a GGUF file"),
+    "kernels check": Command("arriero.cli.kernels:check", "Hold every attention implementation against the reference"),
+    "kernels bench": Command("arriero.cli.kernels_bench:bench", "Measure attention: time and memory, beside PyTorch's"),
 }
 
 GROUPS = {
     "rag": "Questions about your own documents, answered with citations",
     "tokenizer": "Train tokenizers, and measure how well they fit",
     "model": "Bring, inspect and convert models",
+    "kernels": "Check and measure the attention kernels",
 }

@@ -21,9 +21,11 @@ def attention_sdpa(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
     A window, a key mask, a block mask, or fewer queries than keys cost a T × S mask.
     """
     queries, keys, scale = q.shape[1], k.shape[1], options.scale
+    if scale is not None and scale <= 0:
+        q, scale = q * scale, 1.0  # PyTorch's own causal mask takes scale · (−∞), which is +∞ or NaN then
     masked = options.window is not None or options.key_mask is not None or options.block_mask is not None
     if masked:
-        return _attend_masked(q, k, v, options)
+        return _attend_masked(q, k, v, options, scale)
     if options.documents is not None:
         return _attend_documents(q, k, v, options.documents, options.causal, scale)
     if options.key_lengths is not None:
@@ -48,11 +50,11 @@ def why_not_sdpa(options: Options) -> str | None:
     return None
 
 
-def _attend_masked(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
+def _attend_masked(q: Tensor, k: Tensor, v: Tensor, options: Options, scale: float | None) -> Tensor:
     visible = visible_keys(q, k, options)  # (B, 1 or H, T, S)
     sees_any = visible.any(-1, keepdim=True)  # (B, 1 or H, T, 1)
     # A query without keys is shown all, and its output set to 0: a softmax over nothing is NaN, backward too.
-    out = _sdpa(q, k, v, visible | ~sees_any, False, options.scale)
+    out = _sdpa(q, k, v, visible | ~sees_any, False, scale)
     return out.masked_fill(~sees_any.transpose(1, 2), 0.0)  # (B, T, H, D)
 
 
