@@ -1,0 +1,301 @@
+"""The one training loop: pretraining, fine-tuning, reward models, retrievers bring a batch iterator and a loss.
+
+A step adds up the gradients of its micro-batches, and of all ranks, as sums; divides once, by what the sums counted
+(the tokens with a loss, say); clips; and lets AdamW move. So 8 micro-batches of 1 row are 1 of 8 rows, whatever the rows
+hold. A step whose gradients are not finite is skipped and counted; a loss far above those before it raises an alarm,
+and on demand the model of the last checkpoint comes back, while the data goes on behind what caused it.
+"""
+
+import math
+import signal
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from arriero.common.errors import ArrieroError
+from arriero.model.transformer import Llama
+from arriero.train.batch import Batch
+from arriero.train.optimizer import OptimizerConfig, build_optimizer, scale_gradients
+from arriero.train.parallel import Layout
+from arriero.train.schedule import ScheduleConfig
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a loss function makes of one micro-batch."""
+
+    total: Tensor
+    """Sum of the losses, fp32, differentiable."""
+    count: int
+    """By how many losses the sum, added to those of all micro-batches and ranks, is divided."""
+    metrics: Mapping[str, float | Tensor]
+    """Sums to be divided likewise, for the log."""
+
+
+End = Literal["finished", "interrupted", "out of time"]
+"""How a run came to its end."""
+LossFunction = Callable[[Llama, Batch], Loss]
+
+
+class Batches(Protocol):
+    """An endless iterator of micro-batches that knows where it is."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+    def __next__(self) -> Batch: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """How long to train, and when to look up from it."""
+
+    steps: int
+    """Steps of the optimizer in all."""
+    accumulation: int = 1
+    """Micro-batches a step, on each rank."""
+    validate_every: int = 250
+    """Steps between validations; 0 for none."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; 0 for one at the end only."""
+    max_minutes: float | None = None
+    """Stop, with a checkpoint, after this many minutes."""
+    spike_sigmas: float = 6.0
+    """Standard deviations above the mean of the last losses that make an alarm; 0 for none."""
+    spike_window: int = 100
+    """Steps whose losses are compared with."""
+    on_spike: Literal["warn", "rollback"] = "warn"
+    """warn: note it in the log; rollback: take the last checkpoint's model and go on with the data behind the spike."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "accumulation"):
+            if getattr(self, name) < 1:
+                raise ArrieroError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        for name in ("validate_every", "checkpoint_every", "spike_sigmas"):
+            if getattr(self, name) < 0:
+                raise ArrieroError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+        if self.spike_window < 10:
+            raise ArrieroError(f"spike_window: expected 10 steps or more, got {self.spike_window}")
+        if self.max_minutes is not None and not self.max_minutes > 0:
+            raise ArrieroError(f"max_minutes: expected a number above 0, got {self.max_minutes}")
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step came to."""
+
+    step: int
+    """Steps done, this one included."""
+    loss: float
+    """Mean over what the step's losses counted, on all ranks."""
+    count: int
+    lr: float
+    grad_norm: float
+    seconds: float
+    """Of this step alone."""
+    skipped: bool
+    """Whether its gradients were not finite."""
+    metrics: dict[str, float]
+
+
+class Watcher(Protocol):
+    """Who is told what happens; every method is called on every rank."""
+
+    def on_step(self, result: StepResult) -> None: ...
+    def on_event(self, step: int, event: str, detail: str) -> None: ...
+    def on_validation(self, step: int) -> None: ...
+
+
+class Store(Protocol):
+    """Where checkpoints are kept: `train/checkpoint.py`."""
+
+    def save(self, step: int, model: Llama, optimizer: torch.optim.Optimizer, progress: dict[str, Any]) -> None: ...
+    def load(self, model: Llama, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None: ...
+    def wait(self) -> None: ...
+
+
+class Loop:
+    """A run in progress: the model, its optimizer, its place in the data and in the steps."""
+
+    def __init__(
+        self,
+        model: Llama,
+        batches: Batches,
+        loss_function: LossFunction,
+        *,
+        config: LoopConfig,
+        optimizer: OptimizerConfig,
+        schedule: ScheduleConfig,
+        layout: Layout,
+        watcher: Watcher,
+        store: Store | None = None,
+    ) -> None:
+        self.model, self.batches, self.loss_function = model, batches, loss_function
+        self.config, self.clip, self.peak, self.schedule = config, optimizer.clip, optimizer.lr, schedule
+        self.layout, self.watcher, self.store = layout, watcher, store
+        self.optimizer = build_optimizer(model, optimizer)
+        self.step = 0
+        self.saved: int | None = None
+        self.losses: deque[float] = deque(maxlen=config.spike_window)
+
+    def resume(self) -> bool:
+        """Take up the store's last checkpoint: all goes on as if nothing had stopped. Whether there was one."""
+        progress = None if self.store is None else self.store.load(self.model, self.optimizer)
+        if progress is None:
+            return False
+        self._restore(progress, with_data=True)
+        self.watcher.on_event(self.step, "resumed", f"from step {self.step}")
+        return True
+
+    def run(self) -> End:
+        """Train until the last step, Ctrl-C or `max_minutes`; a checkpoint is kept either way."""
+        limit = math.inf if self.config.max_minutes is None else time.monotonic() + 60 * self.config.max_minutes
+        end: End = "finished"
+        self.model.train()
+        with _interruptible() as interrupted:
+            while self.step < self.config.steps and end == "finished":
+                self._look_up(self._train_step())
+                if self.layout.any(interrupted()):
+                    end = "interrupted"
+                elif self.layout.any(time.monotonic() > limit):
+                    end = "out of time"
+        self._save()
+        if self.store is not None:
+            self.store.wait()
+        self.watcher.on_event(self.step, end, f"after {self.step} of {self.config.steps} steps")
+        return end
+
+    def _train_step(self) -> StepResult:
+        started = time.perf_counter()
+        lr = self.peak * self.schedule.factor(self.step, self.config.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        total, count, metrics = self._accumulate()
+        if count == 0:
+            raise ArrieroError(f"step {self.step + 1}: no token of the batch has a loss; is everything masked?")
+        norm = float(scale_gradients(self.model.parameters(), count, self.clip))
+        finite = math.isfinite(norm) and math.isfinite(total)
+        if finite:
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return StepResult(
+            step=self.step,
+            loss=total / count,
+            count=count,
+            lr=lr,
+            grad_norm=norm,
+            seconds=time.perf_counter() - started,
+            skipped=not finite,
+            metrics={name: value / count for name, value in metrics.items()},
+        )
+
+    def _accumulate(self) -> tuple[float, int, dict[str, float]]:
+        """Add up gradients, losses, counts and metrics over the step's micro-batches and all ranks."""
+        sums: dict[str, Tensor] = {}
+        for micro_batch in range(self.config.accumulation):
+            self.layout.synchronize_gradients(self.model, last=micro_batch == self.config.accumulation - 1)
+            loss = self.loss_function(self.model, next(self.batches))
+            loss.total.backward()  # type: ignore[no-untyped-call]
+            for name, value in {"": loss.total, "count": loss.count, **loss.metrics}.items():
+                value = torch.as_tensor(value, dtype=torch.float64, device=loss.total.device).detach()
+                sums[name] = sums[name] + value if name in sums else value
+        summed = dict(zip(sums, self.layout.sum(torch.stack(list(sums.values()))).tolist(), strict=True))
+        return summed.pop(""), int(summed.pop("count")), summed
+
+    def _look_up(self, result: StepResult) -> None:
+        """After a step: log, alarm, validate, save."""
+        self.watcher.on_step(result)
+        if result.skipped:
+            self.watcher.on_event(result.step, "nonfinite", "gradients not finite: step skipped")
+        elif self._spiked(result.loss):
+            detail = f"loss {result.loss:.3f} after a mean of {statistics.fmean(self.losses):.3f}"
+            self.watcher.on_event(result.step, "spike", detail)
+            if self.config.on_spike == "rollback":
+                self._roll_back()
+        else:
+            self.losses.append(result.loss)
+        if self.config.validate_every and self.step % self.config.validate_every == 0:
+            self.watcher.on_validation(self.step)
+        if self.config.checkpoint_every and self.step % self.config.checkpoint_every == 0:
+            self._save()
+
+    def _spiked(self, loss: float) -> bool:
+        if not self.config.spike_sigmas or len(self.losses) < 10:
+            return False
+        spread = max(statistics.stdev(self.losses), 1e-3 * statistics.fmean(self.losses))
+        return loss > statistics.fmean(self.losses) + self.config.spike_sigmas * spread
+
+    def _roll_back(self) -> None:
+        """Model, optimizer and step of the last checkpoint; the data goes on behind what made the spike."""
+        progress = None if self.store is None else self.store.load(self.model, self.optimizer)
+        if progress is None:
+            self.watcher.on_event(self.step, "warning", "no checkpoint yet to roll back to")
+            return
+        spiked = self.step
+        self._restore(progress, with_data=False)
+        self.watcher.on_event(spiked, "rollback", f"to step {self.step}")
+
+    def _save(self) -> None:
+        if self.store is None or self.saved == self.step:
+            return
+        progress = {
+            "step": self.step,
+            "losses": list(self.losses),
+            "batches": self.batches.state_dict(),
+            "generators": _generator_states(),
+        }
+        self.store.save(self.step, self.model, self.optimizer, progress)
+        self.saved = self.step
+        self.watcher.on_event(self.step, "checkpoint", f"step {self.step}")
+
+    def _restore(self, progress: dict[str, Any], with_data: bool) -> None:
+        self.step = progress["step"]
+        self.losses = deque(progress["losses"], maxlen=self.config.spike_window)
+        if with_data:
+            self.batches.load_state_dict(progress["batches"])
+            _set_generator_states(progress["generators"])
+
+
+def _generator_states() -> dict[str, str]:
+    """PyTorch's default generators of this process, in hexadecimal."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return {name: state.numpy().tobytes().hex() for name, state in states.items()}
+
+
+def _set_generator_states(states: dict[str, str]) -> None:
+    tensors = {name: torch.tensor(list(bytes.fromhex(state)), dtype=torch.uint8) for name, state in states.items()}
+    torch.set_rng_state(tensors["cpu"])
+    if "cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["cuda"])
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C (or a scheduler's SIGTERM) is noted, for the step to end first; a second Ctrl-C ends at once."""
+    asked = False
+
+    def note(number: int, frame: Any) -> None:
+        nonlocal asked
+        asked = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may take signals
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,91 @@
+"""AdamW as LLaMA sets it (LLaMA, arXiv 2302.13971, section 2.3), and the clipping of gradients before it."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from arriero.common.errors import ArrieroError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101)."""
+
+    lr: float = 3e-4
+    """Peak of the learning rate: 3e-4 for LLaMA 7B and 13B, 1.5e-4 for 33B and 65B."""
+    beta1: float = 0.9
+    """Decay of the gradient's running mean."""
+    beta2: float = 0.95
+    """Decay of the squared gradient's running mean."""
+    eps: float = 1e-8
+    """Added to the root of the squared gradient's mean; 1e-5 in Llama 2."""
+    weight_decay: float = 0.1
+    """Share of lr by which a matrix shrinks each step; the weights of norms don't."""
+    clip: float = 1.0
+    """Largest norm of all gradients together; larger ones are scaled down to it."""
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "eps", "clip"):
+            if not getattr(self, name) > 0:
+                raise ArrieroError(f"{name}: expected a number above 0, got {getattr(self, name)}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ArrieroError(f"{name}: expected a number from 0 up to 1, got {getattr(self, name)}")
+        if not self.weight_decay >= 0:
+            raise ArrieroError(f"weight_decay: expected 0 or more, got {self.weight_decay}")
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW over the parameters that require gradients; only matrices decay."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
+        raise ArrieroError("the model has no parameter that requires gradients: nothing to train")
+    groups = [
+        {"params": [parameter for parameter in trained if parameter.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [parameter for parameter in trained if parameter.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.lr,
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+        fused=True,
+    )
+
+
+@torch.no_grad()
+def scale_gradients(parameters: Iterable[nn.Parameter], count: float, clip: float) -> Tensor:
+    """Divide summed gradients by `count`, then clip them; returns the norm between the two, fp32.
+
+    One pass for both: the gradients of a step are sums over its tokens, whose number is known only when all
+    micro-batches and ranks are in.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    own = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
+    norm = _total_norm(gradients, own) / count
+    factor = torch.clamp(clip / (norm + 1e-6), max=1.0) / count
+    torch._foreach_mul_(own, factor)
+    return norm
+
+
+def _total_norm(gradients: list[Tensor], own: list[Tensor]) -> Tensor:
+    """Norm of all gradients together, of which `own` are this rank's parts: one sum over all ranks, not one each."""
+    if not any(isinstance(gradient, DTensor) for gradient in gradients):
+        return torch.nn.utils.get_total_norm(gradients)
+    holders = [_holders(gradient) for gradient in gradients]
+    norms = torch.stack(torch._foreach_norm(own)).float()  # (gradients,)
+    square = (norms.square() / torch.tensor(holders, device=norms.device)).sum()
+    torch.distributed.all_reduce(square)
+    return square.sqrt()
+
+
+def _holders(gradient: Tensor) -> int:
+    """How many ranks hold the same part of a gradient."""
+    if not isinstance(gradient, DTensor):
+        return torch.distributed.get_world_size()
+    mesh = gradient.device_mesh
+    return math.prod(mesh.size(dim) for dim, placed in enumerate(gradient.placements) if placed.is_replicate())

@@ -1,0 +1,295 @@
+"""Pretraining: from token shards to a base model (LLaMA, arXiv 2302.13971, section 2), or on from a trained one.
+
+A run is a folder: `config.toml`, `metrics.jsonl`, `checkpoints/`, and at the end `model/` in Hugging Face's format. The
+same command continues it, wherever and however it stopped.
+"""
+
+import dataclasses
+import math
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from arriero.common.device import pick_device, pick_dtype
+from arriero.common.errors import ArrieroError
+from arriero.common.files import atomic_folder
+from arriero.generate.engine import Engine, Request, SamplingConfig
+from arriero.kernels.cross_entropy import IGNORED
+from arriero.model.config import LlamaConfig
+from arriero.model.formats.hf import save_hf
+from arriero.model.layers import Recompute
+from arriero.model.presets import PRESETS
+from arriero.model.source import load_model
+from arriero.model.transformer import Llama
+from arriero.tokenizer.load import load_tokenizer
+from arriero.tokenizer.tokenizer import Tokenizer
+from arriero.train.batch import Batch
+from arriero.train.batches import PackedBatches, RowLayout, ValidationBatches
+from arriero.train.carbon import EnergyMeter
+from arriero.train.checkpoint import Checkpoints
+from arriero.train.loop import End, Loop, LoopConfig, Loss
+from arriero.train.optimizer import OptimizerConfig
+from arriero.train.parallel import Layout, ParallelConfig
+from arriero.train.run_folder import RunFolder
+from arriero.train.run_log import RunLog, Tracker
+from arriero.train.schedule import ScheduleConfig
+from arriero.train.shards import ShardReader, check_vocabulary
+from arriero.train.speed import flops_per_token, peak_flops
+from arriero.train.watch import Pace, RunWatcher
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is read, and in what portions."""
+
+    shards: tuple[Path, ...]
+    """Folders that `arriero tokenize` wrote, one a source; repeat the option."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """SOURCE=SHARE of the tokens, summing to 1; by default each source in proportion to its tokens."""
+    rows: int = 8
+    """Rows of a micro-batch on each rank."""
+    tokens: int = 512
+    """Tokens of a row."""
+    across_documents: bool = False
+    """Attend and predict across the documents packed in a row, as the LLaMA papers did."""
+    validation_rows: int = 64
+    """Rows of each source's held-out documents that a validation reads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepConfig:
+    """Which checkpoints stay."""
+
+    keep: int = 2
+    """The last so many."""
+    keep_every: int = 0
+    """And those of every so many steps, for good; 0 for none."""
+    asynchronous: bool = True
+    """Write while the training goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """A pretraining run."""
+
+    model: str = "tiny-15m"
+    """A preset, for random weights with the shards' vocabulary, or trained weights to go on from."""
+    data: DataConfig
+    loop: LoopConfig
+    optim: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    checkpoints: KeepConfig = field(default_factory=KeepConfig)
+    recompute: Recompute = "selective"
+    """What the backward pass computes again instead of keeping it: none, selective (all but costly layers) or full."""
+    context: int | None = None
+    """Most tokens of a sequence that the model is made for; by default as it is. Llama 2 doubled LLaMA's."""
+    rope_theta: float | None = None
+    """Base of the rotary frequencies; by default as the model has it. A larger one suits a longer context."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    dtype: str = "auto"
+    """In which to compute: bfloat16 on a GPU, float32 on a CPU. Weights and optimizer stay in float32."""
+    seed: int = 0
+    """Of random weights and of the data's order."""
+    trackers: tuple[Tracker, ...] = ()
+    """Also log to tensorboard or wandb."""
+    samples: tuple[str, ...] = ("Once upon a time",)
+    """Prompts that the model continues at each validation."""
+
+
+def pretrain(run: Path, config: PretrainConfig, allow: Sequence[str] = ()) -> End:
+    """Train in the folder `run`, continuing what is there.
+
+    Args:
+        allow: fields that may differ from those of the run begun there.
+
+    Raises:
+        ArrieroError: shards, model, weights or the run's config do not fit each other; the message says how.
+    """
+    device = pick_device(config.device)
+    layout = Layout(config.parallel, device, pick_dtype(config.dtype, device))
+    folder = RunFolder(run)
+    readers = _open_shards(config.data)
+    tokenizer = load_tokenizer(readers[0].folder)
+    model = build_model(config, readers, device)
+    if layout.is_main:
+        folder.begin(config, allow)
+    model = layout.apply(model)
+    for layer in model.layers:
+        layer.recompute = config.recompute  # type: ignore[assignment]
+
+    batches = _batches(config, readers, layout)
+    with _watcher(config, folder, model, readers, batches, layout, tokenizer) as watcher:
+        loop = Loop(
+            model,
+            batches,
+            next_token_loss,
+            config=config.loop,
+            optimizer=config.optim,
+            schedule=config.schedule,
+            layout=layout,
+            watcher=watcher,
+            store=Checkpoints(folder.checkpoints, **dataclasses.asdict(config.checkpoints)),
+        )
+        loop.resume()
+        end = loop.run()
+    if end == "finished" and layout.world == 1 and not folder.model.exists():
+        with atomic_folder(folder.model) as aside:
+            save_hf(model, aside, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
+            tokenizer.save(aside)
+    return end
+
+
+def next_token_loss(model: Llama, batch: Batch) -> Loss:
+    """Cross-entropy of each next token; nothing else is needed to pretrain."""
+    batch = batch.to(model.tok_embeddings.weight.device)
+    total, _ = model.loss(batch.tokens, batch.targets, documents=batch.documents)
+    return Loss(total, int((batch.targets != IGNORED).sum()), {})
+
+
+def build_model(config: PretrainConfig, readers: Sequence[ShardReader], device: torch.device) -> Llama:
+    """The model to begin with, in float32: random weights in a preset's shape, or trained ones."""
+    vocab_size = readers[0].manifest.vocab_size
+    if config.model in PRESETS:
+        shape = _grown(dataclasses.replace(PRESETS[config.model], vocab_size=vocab_size), config)
+        model = Llama(shape).init_weights(config.seed).to(device)
+    else:
+        model = load_model(config.model, device=str(device), dtype="float32").model
+        model.config = _grown(model.config, config)
+    check_vocabulary(readers, model.config.vocab_size)
+    if config.data.tokens > model.config.max_seq_len:
+        raise ArrieroError(
+            f"tokens: expected rows within the model's context of {model.config.max_seq_len}, got {config.data.tokens}; "
+            f"--context {config.data.tokens} grows it"
+        )
+    return model
+
+
+def _grown(shape: LlamaConfig, config: PretrainConfig) -> LlamaConfig:
+    changes: dict[str, Any] = {"max_seq_len": config.context, "rope_theta": config.rope_theta}
+    return dataclasses.replace(shape, **{name: value for name, value in changes.items() if value is not None})
+
+
+def _open_shards(data: DataConfig) -> list[ShardReader]:
+    if not data.shards:
+        raise ArrieroError("shards: expected at least one folder that `arriero tokenize` wrote")
+    readers = [ShardReader(folder) for folder in data.shards]
+    names = [reader.manifest.source for reader in readers]
+    if doubled := {name for name in names if names.count(name) > 1}:
+        raise ArrieroError(
+            f"shards: two folders are of the source '{doubled.pop()}': tokenize one with another --source"
+        )
+    return readers
+
+
+def _rows(config: PretrainConfig, layout: Layout) -> RowLayout:
+    data = config.data
+    return RowLayout(
+        rows=data.rows,
+        tokens=data.tokens,
+        rank=layout.data_rank,
+        world=layout.data_world,
+        across_documents=data.across_documents,
+    )
+
+
+def _batches(config: PretrainConfig, readers: Sequence[ShardReader], layout: Layout) -> PackedBatches:
+    sources = {reader.manifest.source: reader for reader in readers}
+    weights = config.data.weights or {name: float(reader.tokens) for name, reader in sources.items()}
+    return PackedBatches(sources, weights, _rows(config, layout), seed=config.seed, normalise=not config.data.weights)
+
+
+def _watcher(
+    config: PretrainConfig,
+    folder: RunFolder,
+    model: Llama,
+    readers: Sequence[ShardReader],
+    batches: PackedBatches,
+    layout: Layout,
+    tokenizer: Tokenizer,
+) -> RunWatcher:
+    batch_tokens = config.data.rows * config.data.tokens * config.loop.accumulation * layout.data_world
+    pace = Pace(
+        steps=config.loop.steps,
+        batch_tokens=batch_tokens,
+        flops_per_token=flops_per_token(model.config, config.data.tokens),
+        peak_flops=peak_flops(layout.device, layout.dtype, layout.world),
+    )
+    log = RunLog(folder.path, config.trackers) if layout.is_main else None
+    if log is not None and not log.path.is_file():
+        log.write("start", 0, **_facts(config, model, layout, batch_tokens))
+        plan = batches.plan(batch_tokens * config.loop.steps)
+        log.write("mixture", 0, rows=[dataclasses.asdict(row) for row in plan])
+    held_out = [reader.folder / "validation" for reader in readers]
+    validation = {
+        reader.manifest.source: ValidationBatches(
+            ShardReader(path), _rows(config, layout), source=number, max_rows=config.data.validation_rows
+        )
+        for number, (reader, path) in enumerate(zip(readers, held_out, strict=True))
+        if path.is_dir()
+    }
+    return RunWatcher(
+        log,
+        pace,
+        meter=EnergyMeter(devices=layout.world) if layout.is_main else None,
+        source_tokens=lambda: batches.source_tokens,
+        validate=(lambda: validate(model, validation, layout)) if validation else None,
+        sample=_speaker(model, tokenizer, config.samples) if layout.world == 1 else None,
+    )
+
+
+def _facts(config: PretrainConfig, model: Llama, layout: Layout, batch_tokens: int) -> dict[str, Any]:
+    device = layout.device
+    n_params = model.n_params
+    embeddings = model.config.vocab_size * model.config.dim * (1 if model.config.tied_embeddings else 2)
+    return {
+        "model": dataclasses.asdict(model.config),
+        "n_params": n_params,
+        "n_params_without_embeddings": n_params - embeddings,
+        "devices": layout.world,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU",
+        "world": layout.world,
+        "dtype": str(layout.dtype).removeprefix("torch."),
+        "batch_tokens": batch_tokens,
+        "layout": dataclasses.asdict(config.parallel),
+        "total_steps": config.loop.steps,
+        "watts": None,
+        "versions": {"arriero": version("arriero"), "torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+@torch.no_grad()
+def validate(model: Llama, sources: dict[str, ValidationBatches], layout: Layout) -> dict[str, Any]:
+    """Loss and perplexity over all sources, and by source; every rank takes its share of the rows."""
+    by_source = {}
+    for name, batches in sources.items():
+        sums = torch.zeros(2, dtype=torch.float64)  # loss, tokens with a loss
+        for batch in batches:
+            loss = next_token_loss(model, batch)
+            sums += torch.tensor([float(loss.total), loss.count], dtype=torch.float64)
+        total, tokens = layout.sum(sums.to(layout.device)).tolist()
+        if tokens:
+            by_source[name] = {"loss": total / tokens, "tokens": int(tokens), "bytes": batches.bytes}
+    tokens = sum(source["tokens"] for source in by_source.values())
+    loss = sum(source["loss"] * source["tokens"] for source in by_source.values()) / max(tokens, 1)
+    return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "by_source": by_source}
+
+
+def _speaker(model: Llama, tokenizer: Tokenizer, prompts: Sequence[str]) -> Callable[[], list[tuple[str, str]]]:
+    """What the model makes of the prompts now: greedy, 48 tokens."""
+
+    def speak() -> list[tuple[str, str]]:
+        engine = Engine(model, tokenizer)
+        requests = [
+            Request(prompt_ids=tokenizer.encode(prompt), sampling=SamplingConfig(temperature=0.0, max_tokens=48))
+            for prompt in prompts
+        ]
+        return [(prompt, answer.text) for prompt, answer in zip(prompts, engine.generate(requests), strict=True)]
+
+    return speak

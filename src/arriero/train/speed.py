@@ -1,0 +1,46 @@
+"""How many operations a token takes to train on, and how many a second the devices could do: their ratio is the MFU.
+
+Model FLOPs utilisation (Chowdhery et al. 2022, PaLM, arXiv 2204.02311, appendix B) counts what the mathematics needs,
+not what recomputation adds.
+"""
+
+import time
+
+import torch
+
+from arriero.kernels.linear import linear
+from arriero.model.config import LlamaConfig
+
+PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "L4": 121e12, "L40S": 362e12, "RTX 4090": 165e12}
+"""Dense bfloat16 operations a second by the makers' data sheets."""
+
+
+def flops_per_token(config: LlamaConfig, tokens: int) -> float:
+    """Operations to train on one token of a row of `tokens`, forward and backward.
+
+    6 for each parameter of a matrix (2 forward, 4 backward), the output layer included and the embedding, a look-up,
+    not; and for attention 6 · layers · dim · tokens: PaLM's 12, halved by the causal mask.
+    """
+    attention = 2 * config.dim * config.n_heads * config.head_dim + 2 * config.dim * config.n_kv_heads * config.head_dim
+    matrices = config.n_layers * (attention + 3 * config.dim * config.hidden_dim) + config.vocab_size * config.dim
+    return 6.0 * matrices + 6.0 * config.n_layers * config.n_heads * config.head_dim * tokens
+
+
+def peak_flops(device: torch.device, world: int) -> float | None:
+    """Operations a second of all devices: by the data sheet for known GPUs, measured for CPUs, None for others."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        return next((world * flops for key, flops in PEAK_FLOPS.items() if key in name), None)
+    return world * measure_matmul() if device.type == "cpu" else None
+
+
+def measure_matmul(size: int = 1536, seconds: float = 0.3) -> float:
+    """Operations a second of the fastest of some float32 products of square matrices on this CPU."""
+    x, y = torch.randn(size, size), torch.randn(size, size)
+    best, until = float("inf"), time.perf_counter() + seconds
+    with torch.no_grad():
+        while time.perf_counter() < until:
+            started = time.perf_counter()
+            linear(x, y)
+            best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
