@@ -27,6 +27,8 @@ COMMANDS: dict[str, Command] = {
     "tokenizer train": Command("arriero.cli.tokenizer:train", "Train a tokenizer of LLaMA's kind on your text"),
     "tokenizer measure": Command("arriero.cli.tokenizer:measure", "Measure how well a tokenizer fits your text"),
     "tokenize": Command("arriero.cli.tokenize:tokenize", "Turn documents into token shards for training"),
+    "pretrain": Command("arriero.cli.pretrain:pretrain", "Train a base model on token shards"),
+    "plan": Command("arriero.cli.plan:plan", "Estimate memory, time, energy and CO₂ of a training run"),
     "model get": Command("arriero.cli.model:get", "Bring a model here"),
     "model show": Command("arriero.cli.model:show", "Tell what a model is"),
     "model convert": Command("arriero.cli.model:convert", "Write a model as a Hugging Face folder or a GGUF file"),

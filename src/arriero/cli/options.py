@@ -90,7 +90,8 @@ def _options(config: type, example: Any, prefix: str, group: str) -> Iterator[Op
         if example is None and field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         if is_config(hint):
-            yield from _options(hint, default, f"{prefix}{field.name}.", field.name)
+            inner = None if default is dataclasses.MISSING else default
+            yield from _options(hint, inner, f"{prefix}{field.name}.", field.name)
             continue
         yield Option(
             key=prefix + field.name,
@@ -126,7 +127,7 @@ def field_docs(config: type) -> dict[str, str]:
 def build(config: type, values: dict[str, Any], prefix: str = "") -> Any:
     """Make the config object, and those in it, out of flat dotted values; absent ones keep their defaults."""
     hints, arguments = typing.get_type_hints(config), {}
-    plain = {option.key: option.plain for option in options_of(config)} if not prefix else {}
+    plain = {prefix + option.key: option.plain for option in options_of(config)}
     for field in dataclasses.fields(config):
         key = prefix + field.name
         if is_config(hints[field.name]):

@@ -8,6 +8,7 @@ import dataclasses
 import math
 import platform
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -15,14 +16,12 @@ from typing import Any
 
 import torch
 
-from arriero.common.device import pick_device, pick_dtype
+from arriero.common.device import DTypeName, pick_device, pick_dtype
 from arriero.common.errors import ArrieroError
-from arriero.common.files import atomic_folder
 from arriero.generate.engine import Engine, Request, SamplingConfig
 from arriero.kernels.cross_entropy import IGNORED
 from arriero.model.config import LlamaConfig
-from arriero.model.formats.hf import save_hf
-from arriero.model.layers import Recompute
+from arriero.model.layers import Block, Recompute
 from arriero.model.presets import PRESETS
 from arriero.model.source import load_model
 from arriero.model.transformer import Llama
@@ -31,7 +30,8 @@ from arriero.tokenizer.tokenizer import Tokenizer
 from arriero.train.batch import Batch
 from arriero.train.batches import PackedBatches, RowLayout, ValidationBatches
 from arriero.train.carbon import EnergyMeter
-from arriero.train.checkpoint import Checkpoints
+from arriero.train.checkpoint import Checkpoints, latest_checkpoint
+from arriero.train.export import export_hugging_face
 from arriero.train.loop import End, Loop, LoopConfig, Loss
 from arriero.train.optimizer import OptimizerConfig
 from arriero.train.parallel import Layout, ParallelConfig
@@ -93,7 +93,7 @@ class PretrainConfig:
     """Base of the rotary frequencies; by default as the model has it. A larger one suits a longer context."""
     device: str = "auto"
     """auto, cpu or cuda."""
-    dtype: str = "auto"
+    dtype: DTypeName = "auto"
     """In which to compute: bfloat16 on a GPU, float32 on a CPU. Weights and optimizer stay in float32."""
     seed: int = 0
     """Of random weights and of the data's order."""
@@ -114,15 +114,20 @@ def pretrain(run: Path, config: PretrainConfig, allow: Sequence[str] = ()) -> En
     """
     device = pick_device(config.device)
     layout = Layout(config.parallel, device, pick_dtype(config.dtype, device))
-    folder = RunFolder(run)
+    with closing(layout):
+        return _pretrain(RunFolder(run), config, layout, allow)
+
+
+def _pretrain(folder: RunFolder, config: PretrainConfig, layout: Layout, allow: Sequence[str]) -> End:
     readers = _open_shards(config.data)
     tokenizer = load_tokenizer(readers[0].folder)
-    model = build_model(config, readers, device)
+    model = build_model(config, readers, layout.device if layout.world == 1 else torch.device("cpu"))
     if layout.is_main:
         folder.begin(config, allow)
     model = layout.apply(model)
-    for layer in model.layers:
-        layer.recompute = config.recompute  # type: ignore[assignment]
+    for layer in model.modules():
+        if isinstance(layer, Block):
+            layer.recompute = config.recompute
 
     batches = _batches(config, readers, layout)
     with _watcher(config, folder, model, readers, batches, layout, tokenizer) as watcher:
@@ -139,10 +144,9 @@ def pretrain(run: Path, config: PretrainConfig, allow: Sequence[str] = ()) -> En
         )
         loop.resume()
         end = loop.run()
-    if end == "finished" and layout.world == 1 and not folder.model.exists():
-        with atomic_folder(folder.model) as aside:
-            save_hf(model, aside, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
-            tokenizer.save(aside)
+    last = latest_checkpoint(folder.checkpoints)
+    if end == "finished" and layout.is_main and last is not None and not folder.model.exists():
+        export_hugging_face(last, model.config, readers[0].folder, folder.model)
     return end
 
 
@@ -165,8 +169,8 @@ def build_model(config: PretrainConfig, readers: Sequence[ShardReader], device: 
     check_vocabulary(readers, model.config.vocab_size)
     if config.data.tokens > model.config.max_seq_len:
         raise ArrieroError(
-            f"tokens: expected rows within the model's context of {model.config.max_seq_len}, got {config.data.tokens}; "
-            f"--context {config.data.tokens} grows it"
+            f"tokens: expected rows within the model's context of {model.config.max_seq_len}, got "
+            f"{config.data.tokens}; --context {config.data.tokens} grows it"
         )
     return model
 
@@ -219,7 +223,7 @@ def _watcher(
         steps=config.loop.steps,
         batch_tokens=batch_tokens,
         flops_per_token=flops_per_token(model.config, config.data.tokens),
-        peak_flops=peak_flops(layout.device, layout.dtype, layout.world),
+        peak_flops=peak_flops(layout.device, layout.world),
     )
     log = RunLog(folder.path, config.trackers) if layout.is_main else None
     if log is not None and not log.path.is_file():
@@ -240,7 +244,7 @@ def _watcher(
         meter=EnergyMeter(devices=layout.world) if layout.is_main else None,
         source_tokens=lambda: batches.source_tokens,
         validate=(lambda: validate(model, validation, layout)) if validation else None,
-        sample=_speaker(model, tokenizer, config.samples) if layout.world == 1 else None,
+        sample=_speaker(model, tokenizer, config.samples, layout) if config.samples else None,
     )
 
 
@@ -281,15 +285,20 @@ def validate(model: Llama, sources: dict[str, ValidationBatches], layout: Layout
     return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "by_source": by_source}
 
 
-def _speaker(model: Llama, tokenizer: Tokenizer, prompts: Sequence[str]) -> Callable[[], list[tuple[str, str]]]:
-    """What the model makes of the prompts now: greedy, 48 tokens."""
+def _speaker(
+    model: Llama, tokenizer: Tokenizer, prompts: Sequence[str], layout: Layout
+) -> Callable[[], list[tuple[str, str]]]:
+    """What the model makes of the prompts now, greedy, 48 tokens: on the main rank, and nothing on the others."""
 
     def speak() -> list[tuple[str, str]]:
-        engine = Engine(model, tokenizer)
+        whole = model if layout.world == 1 and layout.dtype == torch.float32 else layout.whole(model)
+        if whole is None:
+            return []
         requests = [
             Request(prompt_ids=tokenizer.encode(prompt), sampling=SamplingConfig(temperature=0.0, max_tokens=48))
             for prompt in prompts
         ]
-        return [(prompt, answer.text) for prompt, answer in zip(prompts, engine.generate(requests), strict=True)]
+        answers = Engine(whole, tokenizer).generate(requests)
+        return [(prompt, answer.text) for prompt, answer in zip(prompts, answers, strict=True)]
 
     return speak

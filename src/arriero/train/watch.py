@@ -110,12 +110,13 @@ class RunWatcher:
     def on_validation(self, step: int) -> None:
         """Measure, on all ranks; write down and say the result; let the model speak."""
         numbers = self.validate() if self.validate is not None else None
+        spoken = self.sample() if self.sample is not None else ()
         if self.log is None:
             return
         if numbers is not None:
             self.log.write("validation", step, **numbers)
             self._say(f"step {step}: validation loss {numbers['loss']:.4f}, perplexity {numbers['perplexity']:.2f}")
-        for prompt, text in self.sample() if self.sample is not None else ():
+        for prompt, text in spoken:
             self.log.write("sample", step, prompt=prompt, text=text)
 
     def _resume(self, step: int) -> None:
