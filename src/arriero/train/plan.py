@@ -1,0 +1,273 @@
+"""What a pretraining run would take: memory of each device, days, energy, CO₂. Arithmetic only; nothing is trained.
+
+Memory counts what `parallel.py`, `layers.py` and `cross_entropy.py` hold; time goes by the share of the peak that is
+reached, MFU (Chowdhery et al., PaLM, arXiv 2204.02311, appendix B); energy by LLaMA's formula (`carbon.py`).
+
+Formulas use the papers' letters: N parameters, L layers, C model dim, H heads, K KV heads, D head dim, F hidden dim,
+V vocabulary, T tokens of a row; and n, tokens of a micro-batch; e, bytes of a number in the compute dtype.
+"""
+
+from dataclasses import dataclass, fields
+
+from arriero.common.errors import ArrieroError
+from arriero.kernels.cross_entropy import CHUNK_BYTES
+from arriero.model.config import LlamaConfig
+from arriero.model.layers import Recompute
+from arriero.train.carbon import PUE, TONNES_PER_MWH, carbon_tonnes, energy_mwh
+from arriero.train.cards import Card, DType
+from arriero.train.parallel import ParallelConfig
+from arriero.train.speed import flops_per_token
+from arriero.train.tensor_parallel import check_divisible
+
+USUAL_MFU = 0.4
+"""Within what well-made training reaches on GPUs: PaLM's 540B 0.46, LLaMA's 65B 0.49 by our count."""
+USABLE = 0.9
+"""Share of a device's memory that is left by the driver, the communication library and the allocator's gaps."""
+TOKENS_PER_PARAMETER = 20
+"""Of a compute-optimal run (Hoffmann et al., arXiv 2203.15556, table 3)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """How a model is trained, on what."""
+
+    shape: LlamaConfig
+    card: Card
+    count: int
+    rows: int
+    """Of a micro-batch, on the devices that share it."""
+    tokens: int
+    """Of a row."""
+    accumulation: int = 1
+    layout: ParallelConfig
+    recompute: Recompute = "selective"
+    dtype: DType = "bfloat16"
+
+    def __post_init__(self) -> None:
+        for name in ("count", "rows", "tokens", "accumulation"):
+            if getattr(self, name) < 1:
+                raise ArrieroError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        if self.tokens > self.shape.max_seq_len:
+            raise ArrieroError(
+                f"tokens: expected rows within the model's context of {self.shape.max_seq_len}, got {self.tokens}"
+            )
+        layout, shard = self.layout, self.shard
+        if shard < 1 or layout.replicate * shard * layout.tensor != self.count:
+            made = f"replicate {layout.replicate} × shard {layout.shard or 'any'} × tensor {layout.tensor}"
+            raise ArrieroError(f"count: expected as many devices as the layout has, {made}, got {self.count}")
+        check_divisible(self.shape, layout.tensor)
+        if layout.tensor > 1 and layout.sequence and self.tokens % layout.tensor:
+            raise ArrieroError(f"tokens: expected a multiple of tensor = {layout.tensor}, got {self.tokens}")
+
+    @property
+    def shard(self) -> int:
+        """Devices over which parameters, gradients and optimizer states are spread."""
+        return self.layout.shard or self.count // (self.layout.replicate * self.layout.tensor)
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of a step of the optimizer, on all devices."""
+        return self.rows * self.tokens * self.accumulation * self.layout.replicate * self.shard
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Bytes on each device at the fullest moment, the end of the forward pass and the first blocks of the backward."""
+
+    parameters: float
+    gradients: float
+    optimizer: float
+    gathered: float
+    activations: float
+    loss: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What the whole run takes."""
+
+    total_tokens: float
+    steps: float
+    flops_per_token: float
+    mfu: float
+    """By our count: attention's masked half is not work."""
+    tokens_per_second: float
+    """Of one device."""
+    days: float
+    device_hours: float
+    mwh: float
+    tonnes: float
+
+
+def count_parameters(shape: LlamaConfig) -> int:
+    """N: of a block 2·C·H·D + 2·C·K·D + 3·C·F and two norms; embedding and output V·C each, once if tied; a norm."""
+    embeddings = (1 if shape.tied_embeddings else 2) * shape.vocab_size * shape.dim
+    return embeddings + shape.n_layers * _block_parameters(shape) + shape.dim
+
+
+def _block_parameters(shape: LlamaConfig) -> int:
+    attention = 2 * shape.dim * shape.head_dim * (shape.n_heads + shape.n_kv_heads)
+    return attention + 3 * shape.dim * shape.hidden_dim + 2 * shape.dim
+
+
+def estimate_memory(setup: Setup) -> Memory:
+    """What each device holds.
+
+    Between steps all is fp32 and spread over shard × tensor (ZeRO-3, Rajbhandari et al., arXiv 1910.02054): parameters
+    4 bytes, gradients 4, AdamW's two moments 8. Several micro-batches a step, unless they are summed one by one, gather
+    whole gradients first.
+    """
+    layout, parameters = setup.layout, count_parameters(setup.shape)
+    own = parameters / (setup.shard * layout.tensor)
+    keeps_whole = setup.accumulation > 1 and setup.shard > 1 and not layout.sum_every
+    whole_gradients = 4 * parameters / layout.tensor if keeps_whole else 0.0
+    return Memory(
+        parameters=4 * own,
+        gradients=4 * own + whole_gradients,
+        optimizer=8 * own,
+        gathered=_gathered(setup),
+        activations=_activations(setup),
+        loss=_loss(setup),
+    )
+
+
+def _number_bytes(setup: Setup) -> int:
+    return 2 if setup.dtype == "bfloat16" else 4
+
+
+def _gathered(setup: Setup) -> float:
+    """FSDP's whole parameters in the compute dtype, and the gradients that are on their way to their owners.
+
+    Two blocks, the one that computes and the one fetched ahead, and embedding and output throughout; all blocks if no
+    other device has a part of them. A block's gradients are there twice, in the compute dtype and in fp32 to be summed.
+    """
+    if setup.count == 1 and setup.dtype == "float32":
+        return 0.0
+    number, block = _number_bytes(setup), _block_parameters(setup.shape)
+    outer = count_parameters(setup.shape) - setup.shape.n_layers * block
+    blocks = 2 if setup.shard > 1 else setup.shape.n_layers
+    return (number * (min(blocks, setup.shape.n_layers) * block + outer) + (number + 4) * block) / setup.layout.tensor
+
+
+def _activations(setup: Setup) -> float:
+    """What the forward pass leaves for the backward (after Korthikanti et al., arXiv 2205.05198, section 4, for LLaMA).
+
+    With `full` recomputation a block leaves its input, and one block at a time has all of its own. To that come the
+    final norm's input and output, and the gradients that pass through the widest layer.
+    """
+    shape, n = setup.shape, setup.rows * setup.tokens
+    block = n * block_activations(setup)
+    stream = n * _number_bytes(setup) * shape.dim / _stream_parts(setup)
+    if setup.recompute == "full":
+        block, once = stream, n * block_activations(setup, recompute="none")
+    else:
+        once = 0.0
+    passing = n * _number_bytes(setup) * (2 * shape.dim + 3 * shape.hidden_dim / setup.layout.tensor)
+    return shape.n_layers * block + once + 3 * stream + passing
+
+
+def block_activations(setup: Setup, recompute: Recompute | None = None) -> float:
+    """Bytes a token that a block keeps.
+
+    All: e · (2C + 2C + 2·H·D + 2·K·D + 3F) for the inputs of the norms, their outputs, queries and attention's output,
+    keys and values, SwiGLU's two inputs and its product; and 4H for the softmax's sums. `selective` makes the outputs
+    of the norms and the product again (LLaMA, section 2.4). Tensor parallelism divides what is between the matrices,
+    sequence parallelism the inputs of the norms too; with either, `selective` keeps all (`tensor_parallel.py`).
+    """
+    shape, tensor, recompute = setup.shape, setup.layout.tensor, recompute or setup.recompute
+    number, selective = _number_bytes(setup), recompute == "selective" and tensor == 1
+    inputs = 2 * shape.dim / _stream_parts(setup)
+    outputs = 0 if selective else 2 * shape.dim
+    heads = 2 * shape.head_dim * (shape.n_heads + shape.n_kv_heads) / tensor
+    hidden = (2 if selective else 3) * shape.hidden_dim / tensor
+    return number * (inputs + outputs + heads + hidden) + 4 * shape.n_heads / tensor
+
+
+def _stream_parts(setup: Setup) -> int:
+    """Among how many devices the residual stream's tokens are divided."""
+    return setup.layout.tensor if setup.layout.sequence else 1
+
+
+def _loss(setup: Setup) -> float:
+    """Chunked cross-entropy: three copies of a chunk's logits; the gradients of the output matrix, fp32 while they are
+    added up and once more in the compute dtype, and of the hidden states. Tensor parallelism gathers the matrix."""
+    shape, n, number = setup.shape, setup.rows * setup.tokens / _stream_parts(setup), _number_bytes(setup)
+    logits = 3 * min(CHUNK_BYTES, 4 * n * shape.vocab_size)
+    matrix = shape.vocab_size * shape.dim * (4 + number + (number if setup.layout.tensor > 1 else 0))
+    return logits + matrix + number * n * shape.dim
+
+
+def fits(setup: Setup) -> bool:
+    """Whether each device has the memory, with a reserve."""
+    return estimate_memory(setup).total <= USABLE * setup.card.memory_bytes
+
+
+def estimate_cost(
+    setup: Setup,
+    *,
+    total_tokens: float | None = None,
+    mfu: float = USUAL_MFU,
+    tokens_per_second: float | None = None,
+    watts: float | None = None,
+    pue: float = PUE,
+    tonnes_per_mwh: float = TONNES_PER_MWH,
+) -> Cost:
+    """Time and energy of a run; neither what communication costs nor what fails is modelled, but by the MFU.
+
+    Args:
+        total_tokens: by default 20 a parameter.
+        mfu: share of the peak reached by what the mathematics needs; what `full` recomputes comes on top of its time.
+        tokens_per_second: of one device, where it is known; then the MFU follows from it.
+        watts: of one device; by default its power limit.
+
+    Raises:
+        ArrieroError: a number is out of its range, or the rate is beyond the card's peak.
+    """
+    positive = {"total_tokens": total_tokens, "tokens_per_second": tokens_per_second, "watts": watts}
+    for name, value in {**positive, "carbon_intensity": tonnes_per_mwh or 1.0}.items():
+        if value is not None and not 0 < value < float("inf"):
+            raise ArrieroError(f"{name}: expected a number above 0, got {value:g}")
+    if not 0 < mfu <= 1:
+        raise ArrieroError(f"mfu: expected a share above 0, and at most 1, got {mfu:g}")
+    if not 1 <= pue < float("inf"):
+        raise ArrieroError(f"pue: expected 1 or more (all power by that of the computers), got {pue:g}")
+    needed = flops_per_token(setup.shape, setup.tokens)
+    peak = setup.card.peak_flops[setup.dtype]
+    if tokens_per_second is None:
+        tokens_per_second = mfu * peak / (needed + _recomputed_flops(setup, needed))
+    reached = tokens_per_second * needed / peak
+    if reached > 1:
+        raise ArrieroError(
+            f"tokens_per_second: {tokens_per_second:,.0f} a device are beyond the peak of the {setup.card.name}, "
+            f"{peak / needed:,.0f}"
+        )
+    total = TOKENS_PER_PARAMETER * count_parameters(setup.shape) if total_tokens is None else total_tokens
+    device_hours = total / tokens_per_second / 3600
+    mwh = energy_mwh(device_hours, setup.card.watts if watts is None else watts, pue)
+    return Cost(
+        total_tokens=total,
+        steps=total / setup.batch_tokens,
+        flops_per_token=needed,
+        mfu=reached,
+        tokens_per_second=tokens_per_second,
+        days=device_hours / setup.count / 24,
+        device_hours=device_hours,
+        mwh=mwh,
+        tonnes=carbon_tonnes(mwh, tonnes_per_mwh),
+    )
+
+
+def palm_flops_per_token(shape: LlamaConfig, tokens: int) -> float:
+    """6N + 12·L·H·D·T (PaLM, appendix B): N without the embedding, and attention's masked half counted as work."""
+    return flops_per_token(shape, tokens) + 6.0 * shape.n_layers * shape.n_heads * shape.head_dim * tokens
+
+
+def _recomputed_flops(setup: Setup, needed: float) -> float:
+    """With `full` recomputation the blocks' forward pass, a third of forward and backward, once more."""
+    outer = 6.0 * setup.shape.vocab_size * setup.shape.dim
+    return (needed - outer) / 3 if setup.recompute == "full" else 0.0
