@@ -8,7 +8,6 @@ import pytest
 
 from arriero.train import carbon
 from arriero.train.carbon import EnergyMeter, carbon_tonnes, energy_mwh
-from arriero.train.cards import CARDS, find_card, recognise_card
 
 LLAMA_1 = {  # model: (GPU-hours, MWh, tCO₂e), each of an A100-80GB at 400 W and a PUE of 1.1
     "LLaMA-7B": (82_432, 36, 14),
@@ -26,7 +25,11 @@ LLAMA_2 = {  # model: (GPU-hours, watts, tCO₂e)
 }
 ASTRAY = {  # rows whose MWh are not what the paper's own formula gives, and what it gives
     "LLaMA-65B": 449.84,  # printed cut off, not rounded: 449
-    "BLOOM-175B": 476.47,  # printed 475
+    "BLOOM-175B": 476.47,  # printed 475: 0.3 % less, which no rounding explains
+}
+CUT_OFF = {  # rows of Llama 2 whose tonnes are printed cut off, not rounded, and what the formula gives
+    "13B": 62.4476,  # printed 62.44
+    "34B": 153.9074,  # printed 153.90
 }
 
 
@@ -48,13 +51,16 @@ def test_where_the_paper_departs_from_its_formula_it_is_by_less_than_half_a_perc
 @pytest.mark.parametrize("model", LLAMA_2)
 def test_llama_2s_table_follows_from_the_same_formula(model):
     hours, watts, tonnes = LLAMA_2[model]
-    assert carbon_tonnes(energy_mwh(hours, watts)) == pytest.approx(tonnes, abs=0.01)
+    ours = carbon_tonnes(energy_mwh(hours, watts))
+    assert ours == pytest.approx(CUT_OFF.get(model, ours), abs=5e-5)
+    assert (int(ours * 100) / 100 if model in CUT_OFF else round(ours, 2)) == tonnes
 
 
-def test_llama_2s_total_is_the_sum_of_its_rows():
+def test_llama_2s_total_is_the_sum_of_its_rows_before_they_are_rounded():
     assert sum(hours for hours, _, _ in LLAMA_2.values()) == 3_311_616
     total = sum(carbon_tonnes(energy_mwh(hours, watts)) for hours, watts, _ in LLAMA_2.values())
-    assert total == pytest.approx(539.00, abs=0.02)  # the paper adds up rounded rows: 538.98
+    assert round(total, 2) == 539.00
+    assert round(sum(tonnes for _, _, tonnes in LLAMA_2.values()), 2) == 538.98
 
 
 @pytest.fixture
@@ -137,6 +143,14 @@ def test_gpu_sensors_are_integrated_and_other_machines_count_alike(clock, monkey
     assert meter.joules() == 2 * 2.0 * (300 + 500) / 2
 
 
+def test_gpus_that_are_not_trained_on_are_not_counted(clock, monkeypatch):
+    gpus(monkeypatch, [100.0, 9.0, 9.0])
+    monkeypatch.setitem(sys.modules, "pynvml", SimpleNamespace(NVMLError=OSError))
+    meter = EnergyMeter(1)
+    clock.seconds = 2.0
+    assert meter.joules() == 200.0
+
+
 def test_a_gpu_without_sensors_is_estimated_by_its_limit(clock, monkeypatch, tmp_path):
     gpus(monkeypatch, [1.0])
     monkeypatch.setitem(sys.modules, "pynvml", None)
@@ -165,29 +179,3 @@ def test_codecarbon_is_asked_offline(no_gpu, monkeypatch, tmp_path):
     meter = EnergyMeter(powercap=tmp_path)
     assert (meter.source, meter.joules()) == ("codecarbon", 1.8e6)
     assert (asked["country_iso_code"], asked["save_to_file"]) == ("USA", False)
-
-
-@pytest.mark.parametrize(
-    ("driver", "card"),
-    [
-        ("NVIDIA A100-SXM4-80GB", "A100-80GB"),
-        ("NVIDIA A100-PCIE-40GB", "A100-40GB"),
-        ("NVIDIA H100 80GB HBM3", "H100"),
-        ("NVIDIA L4", "L4"),
-        ("NVIDIA L40S", "L40S"),
-        ("NVIDIA GeForce RTX 4090", "RTX-4090"),
-        ("NVIDIA GeForce RTX 2080", None),
-        ("CPU", None),
-    ],
-)
-def test_cards_are_recognised_by_what_drivers_call_them(driver, card):
-    found = recognise_card(driver)
-    assert (found and found.name) == card
-
-
-def test_an_unknown_card_is_answered_with_the_nearest():
-    assert find_card("h100") is CARDS["H100"]
-    with pytest.raises(
-        ValueError, match=r"unknown card 'A100' \(did you mean a100-80gb\?\): expected one of A100-80GB"
-    ):
-        find_card("A100")

@@ -57,8 +57,8 @@ class EnergyMeter:
         """
         self.source: Source
         self._read: Callable[[], float]
-        if torch.cuda.is_available() and (power := _gpu_power()) is not None:
-            self.source, self._read = "nvml", _Integral(power, devices / torch.cuda.device_count())
+        if torch.cuda.is_available() and (power := _gpu_power(_gpus_here(devices))) is not None:
+            self.source, self._read = "nvml", _Integral(power, devices / _gpus_here(devices))
         elif not torch.cuda.is_available() and (counters := _rapl_counters(powercap)):
             self.source, self._read = "rapl", _Counters(counters)
         elif (tracker := _codecarbon()) is not None:
@@ -133,15 +133,20 @@ def _rapl_counters(powercap: Path) -> list[Path]:
     return counted if any(not zone.name.count(":") > 1 for zone in counted) else []
 
 
-def _gpu_power() -> Callable[[], float] | None:
-    """Watts of all GPUs that this process sees; None where NVML, its Python package, or the sensor isn't there."""
+def _gpus_here(devices: int) -> int:
+    """How many of the GPUs that this process sees are trained on: the first ones, as `parallel.py` deals them out."""
+    return min(devices, torch.cuda.device_count())
+
+
+def _gpu_power(count: int) -> Callable[[], float] | None:
+    """Watts of the first `count` GPUs; None where NVML, its Python package, or the sensor isn't there."""
     try:
         nvml = importlib.import_module("pynvml")
     except ModuleNotFoundError:
         return None
 
     def power() -> float:
-        return sum(torch.cuda.power_draw(index) for index in range(torch.cuda.device_count())) / 1e3
+        return sum(torch.cuda.power_draw(index) for index in range(count)) / 1e3
 
     try:
         power()

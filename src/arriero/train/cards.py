@@ -59,22 +59,28 @@ CARDS: dict[str, Card] = {
 
 
 def find_card(name: str) -> Card:
-    """The card of a name, in any case.
+    """The card of a name, in any case, with spaces or hyphens.
 
     Raises:
         ArrieroError: there is none.
     """
     by_name = {known.lower(): card for known, card in CARDS.items()}
-    if name.lower() in by_name:
-        return by_name[name.lower()]
-    begun = [known for known in by_name if known.startswith(name.lower())] if name else []
-    near = did_you_mean(begun[0] if begun else name.lower(), by_name)
+    wanted = "-".join(name.lower().split())
+    if wanted in by_name:
+        return by_name[wanted]
+    begun = [known for known in by_name if known.startswith(wanted)] if wanted else []
+    near = did_you_mean(begun[0] if begun else wanted, by_name)
     raise ArrieroError(f"unknown card '{name}'{near}: expected one of {', '.join(CARDS)}")
 
 
 def recognise_card(device_name: str) -> Card | None:
-    """The card that a driver calls `device_name`, such as 'NVIDIA A100-SXM4-80GB'; None for one that isn't known."""
+    """The card that a driver calls `device_name`, such as 'NVIDIA A100-SXM4-80GB'; None for one that isn't known.
+
+    Slices of a card, laptops' chips and slower builds of the H100 bear its name, but not its figures.
+    """
     words = device_name.upper().replace("-", " ").split()
+    if {"MIG", "LAPTOP"}.intersection(words) or ("H100" in words and {"PCIE", "NVL"}.intersection(words)):
+        return None
     for card in CARDS.values():
         model, *rest = card.name.upper().split("-")
         if model == "RTX":

@@ -84,7 +84,7 @@ class Memory:
     @property
     def total(self) -> float:
         """All of it."""
-        return sum(getattr(self, field.name) for field in fields(self))
+        return sum((float(getattr(self, field.name)) for field in fields(self)), 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,7 @@ import torch
 
 from arriero.kernels.linear import linear
 from arriero.model.config import LlamaConfig
-
-PEAK_FLOPS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "L4": 121e12, "L40S": 362e12, "RTX 4090": 165e12}
-"""Dense bfloat16 operations a second by the makers' data sheets."""
+from arriero.train.cards import recognise_card
 
 
 def flops_per_token(config: LlamaConfig, tokens: int) -> float:
@@ -27,10 +25,10 @@ def flops_per_token(config: LlamaConfig, tokens: int) -> float:
 
 
 def peak_flops(device: torch.device, world: int) -> float | None:
-    """Operations a second of all devices: by the data sheet for known GPUs, measured for CPUs, None for others."""
+    """Operations a second of all devices: bfloat16 by the data sheet for known GPUs, measured for CPUs, else None."""
     if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-        return next((world * flops for key, flops in PEAK_FLOPS.items() if key in name), None)
+        card = recognise_card(torch.cuda.get_device_name(device))
+        return None if card is None else world * card.peak_flops["bfloat16"]
     return world * measure_matmul() if device.type == "cpu" else None
 
 
