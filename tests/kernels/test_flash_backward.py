@@ -92,6 +92,7 @@ def test_keys_beyond_a_row_s_own_get_no_gradient(triton_device, queries, causal)
     for row, length in enumerate(lengths.tolist()):
         assert (grad_k[row, length:] == 0).all()
         assert (grad_v[row, length:] == 0).all()
+    check(q, k, v, causal=causal, key_lengths=lengths.repeat_interleave(2)[::2])
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -150,6 +151,15 @@ def test_gradient_of_the_log_sum(triton_device, queries, keys):
     seen = torch.arange(queries, device=triton_device) >= queries - keys  # the others' L is −∞, whatever q and k are
     check(q, k, v, grad_log_sum=upstream * seen)
     check(q, k, v, grad_log_sum=(upstream * seen).transpose(0, 1).contiguous().transpose(0, 1))
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_a_gradient_of_minus_infinity_goes_nowhere(triton_device, deterministic):
+    q, k, v = tensors(triton_device, 1, 20, 5, 2, 1, 16)
+    upstream = torch.ones(1, 2, 20, device=triton_device)
+    upstream[:, :, :15] = torch.nan  # as merging L with another −∞ gives it
+    grad_q, _, _ = check(q, k, v, grad_log_sum=upstream, deterministic=deterministic)
+    assert (grad_q[:, :15] == 0).all()
 
 
 @pytest.mark.parametrize("options", [{}, {"causal": False}, {"window": 7}, {"dropout": 0.4}, {"softcap": 2.0}])

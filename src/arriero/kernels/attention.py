@@ -26,6 +26,8 @@ Implementation = Literal["reference", "tiled", "triton", "sdpa"]
 IMPLEMENTATIONS: tuple[Implementation, ...] = get_args(Implementation)
 FORCE = "ARRIERO_ATTENTION"
 """Environment variable that forces one of the implementations."""
+LONG = 4096
+"""Tokens times heads of a KV head, from which on the tiles beat PyTorch's attention on a CPU in float32."""
 
 
 def attention(
@@ -82,7 +84,7 @@ def attention(
     check_arguments(q, k, v, options)
     if q.numel() == 0 or k.shape[1] == 0:
         return torch.zeros_like(q)
-    chosen = choose(q, options, implementation)
+    chosen = choose(q, options, implementation, group=q.shape[2] // k.shape[2])
     if chosen == "sdpa":
         return attention_sdpa(q, k, v, options)
     return _compute(q, k, v, options, chosen)[0]
@@ -102,11 +104,14 @@ def attention_with_log_sum(
     return _compute(q, k, v, options, choose(q, options, implementation, log_sum=True))
 
 
-def choose(q: Tensor, options: Options, forced: Implementation | None = None, log_sum: bool = False) -> Implementation:
+def choose(
+    q: Tensor, options: Options, forced: Implementation | None = None, log_sum: bool = False, group: int = 1
+) -> Implementation:
     """Who computes this call: the one place where that is decided.
 
     On a GPU our Triton kernels. Where they can't (no triton, fp64) and on a CPU, PyTorch's attention for what it does
-    without a T × S mask, and the tiles for everything else.
+    without a T × S mask, and the tiles for everything else; and for long float32 rows, where they are measurably faster
+    (benchmarks/RESULTS.md): from 4,096 tokens on, or a third of that where `group` = 3 heads share a KV head.
 
     Raises:
         ArrieroError: the forced implementation can't serve this call, and why.
@@ -120,7 +125,9 @@ def choose(q: Tensor, options: Options, forced: Implementation | None = None, lo
     if q.is_cuda and why_not("triton", q, options, log_sum) is None:
         return "triton"
     masked = options.window is not None or options.key_mask is not None or options.block_mask is not None
-    if masked or why_not("sdpa", q, options, log_sum):
+    plain = options.documents is None and options.key_lengths is None
+    long = plain and q.dtype == torch.float32 and not q.is_cuda and q.shape[1] * group >= LONG
+    if masked or long or why_not("sdpa", q, options, log_sum):
         return "tiled"
     return "sdpa"
 

@@ -44,9 +44,9 @@ from arriero.kernels.flash_tiles import (
 from arriero.kernels.options import Options
 
 KEY_TILES = {
-    (2, 64): [(64, 128, 8, 2), (32, 128, 8, 2), (64, 64, 8, 2), (32, 64, 4, 2), (32, 64, 4, 3)],
+    (2, 64): [(64, 128, 8, 3), (32, 128, 8, 2), (64, 64, 8, 2), (32, 64, 4, 2), (32, 64, 4, 3)],
     (2, 128): [(32, 128, 8, 2), (64, 64, 8, 2), (32, 64, 8, 2), (32, 64, 8, 1), (16, 128, 8, 2)],
-    (2, 256): [(32, 64, 8, 1), (16, 64, 8, 1), (32, 32, 8, 1), (16, 32, 8, 1), (16, 32, 4, 1)],
+    (2, 256): [(32, 64, 8, 1), (16, 64, 8, 1), (16, 64, 8, 2), (32, 32, 8, 1), (16, 32, 8, 1)],
     (4, 64): [(32, 64, 8, 1), (32, 32, 4, 1), (16, 64, 8, 1)],
     (4, 128): [(32, 32, 8, 1), (16, 32, 8, 1), (16, 32, 4, 1)],
     (4, 256): [(16, 32, 8, 1), (16, 16, 8, 1), (16, 16, 4, 1)],
@@ -54,9 +54,9 @@ KEY_TILES = {
 """(queries, keys, warps, stages) to try for dK and dV, by bytes an element and head dim: those whose registers spill
 least, as `tests/kernels/compiling.py` tells."""
 QUERY_TILES = {
-    (2, 64): [(128, 64, 8, 2), (128, 64, 4, 2), (64, 64, 4, 2), (128, 32, 4, 3)],
-    (2, 128): [(128, 64, 8, 2), (64, 64, 8, 2), (64, 32, 4, 2), (128, 32, 8, 2)],
-    (2, 256): [(64, 32, 8, 1), (32, 32, 4, 1), (64, 64, 8, 1)],
+    (2, 64): [(128, 128, 8, 2), (128, 64, 8, 3), (128, 64, 8, 2), (64, 64, 4, 2), (128, 32, 4, 3)],
+    (2, 128): [(128, 64, 8, 3), (128, 64, 8, 2), (64, 64, 8, 2), (64, 32, 4, 2), (128, 32, 8, 2)],
+    (2, 256): [(128, 32, 8, 2), (64, 32, 8, 2), (64, 64, 8, 2), (32, 32, 4, 1)],
     (4, 64): [(64, 32, 8, 1), (32, 32, 4, 1), (32, 64, 8, 1)],
     (4, 128): [(32, 32, 8, 1), (32, 16, 8, 1), (32, 16, 4, 1)],
     (4, 256): [(32, 16, 8, 1), (16, 16, 8, 1), (16, 16, 4, 1)],
@@ -86,6 +86,8 @@ def flash_backward(
     grad_q, grad_k, grad_v = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
     if not options.deterministic:
         grad_q = torch.zeros_like(grad_q, dtype=torch.float32)  # to be added to
+    if grad_log_sum is not None:  # L = −∞ is constant: its gradient is often NaN, and must not reach anything
+        grad_log_sum = grad_log_sum.masked_fill(log_sum == -torch.inf, 0.0).contiguous()
     delta = _row_products(out, grad_out, grad_log_sum)
     tensors = (q, k, v, grad_out, log_sum.contiguous(), delta, grad_q, grad_k, grad_v)
     numbers, constants = _arguments(tensors, options)
@@ -100,7 +102,7 @@ def flash_backward(
 
     masks = (
         documents and documents.table,
-        options.key_lengths,
+        None if options.key_lengths is None else options.key_lengths.contiguous(),
         None if options.key_mask is None else options.key_mask.contiguous(),
     )
     with torch.cuda.device_of(q):  # nothing, for a tensor on the CPU
@@ -153,7 +155,6 @@ def _row_products(out: Tensor, grad_out: Tensor, grad_log_sum: Tensor | None) ->
     """D = rowsum(dO ∘ O) − dL, (B, H, T), fp32."""
     batch, queries, heads, dim = out.shape
     delta = torch.empty(batch, heads, queries, dtype=torch.float32, device=out.device)
-    grad_log_sum = None if grad_log_sum is None else grad_log_sum.contiguous()
     with torch.cuda.device_of(out):
         row_products_kernel[(triton.cdiv(queries, 64) * batch * heads,)](
             *(out, grad_out, grad_log_sum, delta, queries, heads),

@@ -175,7 +175,7 @@ def query_range(s_start, queries, keys, BLOCK_N: tl.constexpr, CAUSAL: tl.conste
     shift = queries - keys  # from a position to a query's place
     last = tl.minimum(s_start + BLOCK_N, keys) - 1
     low = 0
-    high = queries
+    high = tl.where(s_start < keys, queries, 0)
     if CAUSAL:
         low = tl.maximum(low, s_start + shift)
     if WINDOW > 0:

@@ -1,7 +1,7 @@
 """The one training loop: pretraining, fine-tuning, reward models, retrievers bring a batch iterator and a loss.
 
 A step adds up the gradients of its micro-batches, and of all ranks, as sums; divides once, by what the sums counted
-(the tokens with a loss, say); clips; and lets AdamW move. So 8 micro-batches of 1 row are 1 of 8 rows, whatever the rows
+(the tokens with a loss, say); clips; and lets AdamW move. So 8 micro-batches of 1 row are 1 of 8 rows, whatever they
 hold. A step whose gradients are not finite is skipped and counted; a loss far above those before it raises an alarm,
 and on demand the model of the last checkpoint comes back, while the data goes on behind what caused it.
 """
@@ -63,7 +63,7 @@ class LoopConfig:
     accumulation: int = 1
     """Micro-batches a step, on each rank."""
     validate_every: int = 250
-    """Steps between validations; 0 for none."""
+    """Steps between validations, with one at the end; 0 for none."""
     checkpoint_every: int = 500
     """Steps between checkpoints; 0 for one at the end only."""
     max_minutes: float | None = None
@@ -223,7 +223,8 @@ class Loop:
                 self._roll_back()
         else:
             self.losses.append(result.loss)
-        if self.config.validate_every and self.step % self.config.validate_every == 0:
+        last = self.step == self.config.steps
+        if self.config.validate_every and (last or self.step % self.config.validate_every == 0):
             self.watcher.on_validation(self.step)
         if self.config.checkpoint_every and self.step % self.config.checkpoint_every == 0:
             self._save()
@@ -258,7 +259,7 @@ class Loop:
         self.watcher.on_event(self.step, "checkpoint", f"step {self.step}")
 
     def _restore(self, progress: dict[str, Any], with_data: bool) -> None:
-        self.step = progress["step"]
+        self.step = self.saved = progress["step"]
         self.losses = deque(progress["losses"], maxlen=self.config.spike_window)
         if with_data:
             self.batches.load_state_dict(progress["batches"])

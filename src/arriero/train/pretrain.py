@@ -7,6 +7,7 @@ same command continues it, wherever and however it stopped.
 import dataclasses
 import math
 import platform
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ import torch
 
 from arriero.common.device import DTypeName, pick_device, pick_dtype
 from arriero.common.errors import ArrieroError
+from arriero.common.machine import machine_facts
 from arriero.generate.engine import Engine, Request, SamplingConfig
 from arriero.kernels.cross_entropy import IGNORED
 from arriero.model.config import LlamaConfig
@@ -30,7 +32,7 @@ from arriero.tokenizer.tokenizer import Tokenizer
 from arriero.train.batch import Batch
 from arriero.train.batches import PackedBatches, RowLayout, ValidationBatches
 from arriero.train.carbon import EnergyMeter
-from arriero.train.checkpoint import Checkpoints, latest_checkpoint
+from arriero.train.checkpoint import MANIFEST, Checkpoints, latest_checkpoint
 from arriero.train.export import export_hugging_face
 from arriero.train.loop import End, Loop, LoopConfig, Loss
 from arriero.train.optimizer import OptimizerConfig
@@ -59,6 +61,8 @@ class DataConfig:
     """Attend and predict across the documents packed in a row, as the LLaMA papers did."""
     validation_rows: int = 64
     """Rows of each source's held-out documents that a validation reads."""
+    verify: bool = True
+    """Compare the shards with their checksums before the first step: about a second a gigabyte."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,16 +125,19 @@ def pretrain(run: Path, config: PretrainConfig, allow: Sequence[str] = ()) -> En
 def _pretrain(folder: RunFolder, config: PretrainConfig, layout: Layout, allow: Sequence[str]) -> End:
     readers = _open_shards(config.data)
     tokenizer = load_tokenizer(readers[0].folder)
-    model = build_model(config, readers, layout.device if layout.world == 1 else torch.device("cpu"))
+    held_out = _held_out(readers)
     if layout.is_main:
-        folder.begin(config, allow)
+        folder.check(config, allow)
+        for reader in [*readers, *held_out.values()] if config.data.verify else []:
+            reader.verify()
+    model = build_model(config, readers, layout.device if layout.world == 1 else torch.device("cpu"))
     model = layout.apply(model)
     for layer in model.modules():
         if isinstance(layer, Block):
             layer.recompute = config.recompute
 
     batches = _batches(config, readers, layout)
-    with _watcher(config, folder, model, readers, batches, layout, tokenizer) as watcher:
+    with _watcher(config, folder, model, held_out, batches, layout, tokenizer) as watcher:
         loop = Loop(
             model,
             batches,
@@ -142,12 +149,29 @@ def _pretrain(folder: RunFolder, config: PretrainConfig, layout: Layout, allow: 
             watcher=watcher,
             store=Checkpoints(folder.checkpoints, **dataclasses.asdict(config.checkpoints)),
         )
-        loop.resume()
+        resumed = loop.resume()
+        if watcher.log is not None:
+            folder.begin(config)  # not before: a checkpoint that cannot be taken up leaves the folder as it was
+            if not resumed:
+                watcher.log.forget_after(-1)  # of a run that was killed before its first checkpoint
+            batch_tokens = watcher.pace.batch_tokens
+            watcher.log.write("start", loop.step, **_facts(config, model, layout, batch_tokens))
+            plan = batches.plan(batch_tokens * config.loop.steps)
+            watcher.log.write("mixture", loop.step, rows=[dataclasses.asdict(row) for row in plan])
         end = loop.run()
-    last = latest_checkpoint(folder.checkpoints)
-    if end == "finished" and layout.is_main and last is not None and not folder.model.exists():
-        export_hugging_face(last, model.config, readers[0].folder, folder.model)
+    if end == "finished" and layout.is_main:
+        _export(folder, model.config, readers[0].folder)
     return end
+
+
+def _export(folder: RunFolder, shape: LlamaConfig, tokenizer: Path) -> None:
+    """Write the last checkpoint as a model, unless that was done: a run may go on beyond its first end."""
+    last, written = latest_checkpoint(folder.checkpoints), folder.model / "config.json"
+    if last is None or (written.is_file() and written.stat().st_mtime >= (last / MANIFEST).stat().st_mtime):
+        return
+    if folder.model.exists():
+        shutil.rmtree(folder.model)
+    export_hugging_face(last, shape, tokenizer, folder.model)
 
 
 def next_token_loss(model: Llama, batch: Batch) -> Loss:
@@ -164,15 +188,28 @@ def build_model(config: PretrainConfig, readers: Sequence[ShardReader], device: 
         shape = _grown(dataclasses.replace(PRESETS[config.model], vocab_size=vocab_size), config)
         model = Llama(shape).init_weights(config.seed).to(device)
     else:
-        model = load_model(config.model, device=str(device), dtype="float32").model
+        loaded = load_model(config.model, device=str(device), dtype="float32")
+        model = loaded.model
         model.config = _grown(model.config, config)
     check_vocabulary(readers, model.config.vocab_size)
+    if config.model not in PRESETS and loaded.loaded_tokenizer is not None:
+        _check_words(config.model, loaded.loaded_tokenizer, readers[0])
     if config.data.tokens > model.config.max_seq_len:
         raise ArrieroError(
             f"tokens: expected rows within the model's context of {model.config.max_seq_len}, got "
             f"{config.data.tokens}; --context {config.data.tokens} grows it"
         )
     return model
+
+
+def _check_words(model: str, tokenizer: Tokenizer, reader: ShardReader) -> None:
+    """Equally many tokens are not yet the same ones."""
+    own, made = tokenizer.backend.get_vocab(), load_tokenizer(reader.folder).backend.get_vocab()
+    if differing := [word for word, number in made.items() if own.get(word) != number]:
+        raise ArrieroError(
+            f"vocabulary mismatch: {reader.folder} was tokenized with another tokenizer than that of {model}: "
+            f"{len(differing):,} tokens differ, such as {differing[0]!r}; tokenize with --tokenizer {model}"
+        )
 
 
 def _grown(shape: LlamaConfig, config: PretrainConfig) -> LlamaConfig:
@@ -189,7 +226,16 @@ def _open_shards(data: DataConfig) -> list[ShardReader]:
         raise ArrieroError(
             f"shards: two folders are of the source '{doubled.pop()}': tokenize one with another --source"
         )
+    if empty := [reader for reader in readers if not reader.tokens]:
+        raise ArrieroError(f"source '{empty[0].manifest.source}' is empty: {empty[0].folder} holds no tokens")
     return readers
+
+
+def _held_out(readers: Sequence[ShardReader]) -> dict[str, ShardReader]:
+    """The documents for validation, of the sources that have any."""
+    folders = {reader.manifest.source: reader.folder / "validation" for reader in readers}
+    held_out = {name: ShardReader(folder) for name, folder in folders.items() if folder.is_dir()}
+    return {name: reader for name, reader in held_out.items() if reader.tokens}
 
 
 def _rows(config: PretrainConfig, layout: Layout) -> RowLayout:
@@ -213,7 +259,7 @@ def _watcher(
     config: PretrainConfig,
     folder: RunFolder,
     model: Llama,
-    readers: Sequence[ShardReader],
+    held_out: dict[str, ShardReader],
     batches: PackedBatches,
     layout: Layout,
     tokenizer: Tokenizer,
@@ -226,17 +272,9 @@ def _watcher(
         peak_flops=peak_flops(layout.device, layout.world),
     )
     log = RunLog(folder.path, config.trackers) if layout.is_main else None
-    if log is not None and not log.path.is_file():
-        log.write("start", 0, **_facts(config, model, layout, batch_tokens))
-        plan = batches.plan(batch_tokens * config.loop.steps)
-        log.write("mixture", 0, rows=[dataclasses.asdict(row) for row in plan])
-    held_out = [reader.folder / "validation" for reader in readers]
     validation = {
-        reader.manifest.source: ValidationBatches(
-            ShardReader(path), _rows(config, layout), source=number, max_rows=config.data.validation_rows
-        )
-        for number, (reader, path) in enumerate(zip(readers, held_out, strict=True))
-        if path.is_dir()
+        name: ValidationBatches(reader, _rows(config, layout), max_rows=config.data.validation_rows)
+        for name, reader in held_out.items()
     }
     return RunWatcher(
         log,
@@ -249,7 +287,7 @@ def _watcher(
 
 
 def _facts(config: PretrainConfig, model: Llama, layout: Layout, batch_tokens: int) -> dict[str, Any]:
-    device = layout.device
+    machine = machine_facts(layout.device)
     n_params = model.n_params
     embeddings = model.config.vocab_size * model.config.dim * (1 if model.config.tied_embeddings else 2)
     return {
@@ -257,7 +295,7 @@ def _facts(config: PretrainConfig, model: Llama, layout: Layout, batch_tokens: i
         "n_params": n_params,
         "n_params_without_embeddings": n_params - embeddings,
         "devices": layout.world,
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU",
+        "device_name": machine.get("gpu", machine["processor"]),
         "world": layout.world,
         "dtype": str(layout.dtype).removeprefix("torch."),
         "batch_tokens": batch_tokens,
@@ -281,8 +319,9 @@ def validate(model: Llama, sources: dict[str, ValidationBatches], layout: Layout
         if tokens:
             by_source[name] = {"loss": total / tokens, "tokens": int(tokens), "bytes": batches.bytes}
     tokens = sum(source["tokens"] for source in by_source.values())
-    loss = sum(source["loss"] * source["tokens"] for source in by_source.values()) / max(tokens, 1)
-    return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "by_source": by_source}
+    summed = sum(source["loss"] * source["tokens"] for source in by_source.values())
+    mean = summed / tokens if tokens else math.nan
+    return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "by_source": by_source}
 
 
 def _speaker(
@@ -290,14 +329,19 @@ def _speaker(
 ) -> Callable[[], list[tuple[str, str]]]:
     """What the model makes of the prompts now, greedy, 48 tokens: on the main rank, and nothing on the others."""
 
+    requests = []
+    for prompt in prompts:
+        ids = tokenizer.encode(prompt)
+        room = model.config.max_seq_len - len(ids)
+        if not ids or room < 1:
+            expected = f"a prompt of 1 to {model.config.max_seq_len - 1} tokens"
+            raise ArrieroError(f"samples: expected {expected}, got {len(ids)} in {prompt!r}")
+        requests.append(Request(prompt_ids=ids, sampling=SamplingConfig(temperature=0.0, max_tokens=min(48, room))))
+
     def speak() -> list[tuple[str, str]]:
         whole = model if layout.world == 1 and layout.dtype == torch.float32 else layout.whole(model)
         if whole is None:
             return []
-        requests = [
-            Request(prompt_ids=tokenizer.encode(prompt), sampling=SamplingConfig(temperature=0.0, max_tokens=48))
-            for prompt in prompts
-        ]
         answers = Engine(whole, tokenizer).generate(requests)
         return [(prompt, answer.text) for prompt, answer in zip(prompts, answers, strict=True)]
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
-from arriero.common.errors import require
+from arriero.common.errors import FormatError, require
 from arriero.common.files import atomic_file
 
 Tracker = Literal["tensorboard", "wandb"]
@@ -35,14 +35,17 @@ class RunLog:
                 tracker.log(numbers, step)
 
     def forget_after(self, step: int) -> None:
-        """Drop the lines of later steps: a run resumed at `step` makes them again."""
+        """Drop the lines of later steps, which a run resumed at `step` makes again, and one that a kill cut off.
+
+        Raises:
+            FormatError: a line is no line of a diary.
+        """
         if not self.path.is_file():
             return
         lines = self.path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]  # the last may be cut
+        kept = [line for number, line in enumerate(lines, start=1) if self._step(line, number) <= step]
         with atomic_file(self.path) as aside:
-            aside.write_text(
-                "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step), encoding="utf-8"
-            )
+            aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def last(self, kind: str) -> dict[str, Any] | None:
         """The last line of a kind; None if there is none yet."""
@@ -53,10 +56,21 @@ class RunLog:
                     found = values if (values := json.loads(line))["kind"] == kind else found
         return found
 
+    def _step(self, line: str, number: int) -> int:
+        try:
+            step = json.loads(line)["step"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            step = None
+        if not isinstance(step, int):
+            raise FormatError(f"{self.path}, line {number}: damaged; remove the line to go on")
+        return step
+
 
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

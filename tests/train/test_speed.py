@@ -1,0 +1,42 @@
+"""Operations a token takes, and a second allows."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from arriero.model.config import LlamaConfig
+from arriero.model.presets import PRESETS
+from arriero.train.speed import flops_per_token, measure_matmul, peak_flops
+
+
+def test_matrices_count_as_pytorch_counts_them() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 96, "dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "hidden_dim": 80}
+    config = LlamaConfig.of(**sizes, max_seq_len=64)
+    peer = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=96,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            intermediate_size=80,
+            attn_implementation="eager",
+        )
+    )
+    tokens = torch.zeros(1, 16, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        peer(tokens, labels=tokens, use_cache=False).loss.backward()
+    # the peer's rotary table and its attention without a causal mask, which costs twice ours
+    uncounted = 6 * config.n_layers * config.n_heads * config.head_dim * 16
+    assert counter.get_total_flops() / 16 == pytest.approx(flops_per_token(config, 16) + uncounted, rel=0.01)
+
+
+def test_llama_7b_takes_about_six_operations_a_parameter() -> None:
+    # 6.738e9 parameters, 32,000 x 4,096 of which are looked up
+    assert flops_per_token(PRESETS["llama-7b"], 1) == pytest.approx(6 * (6.738e9 - 32000 * 4096), rel=1e-3)
+
+
+def test_a_cpu_is_measured_and_an_unknown_device_is_not() -> None:
+    assert measure_matmul(size=64, seconds=0.01) > 1e6
+    assert peak_flops(torch.device("meta"), 2) is None
