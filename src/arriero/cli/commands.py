@@ -29,6 +29,7 @@ COMMANDS: dict[str, Command] = {
     "tokenize": Command("arriero.cli.tokenize:tokenize", "Turn documents into token shards for training"),
     "pretrain": Command("arriero.cli.pretrain:pretrain", "Train a base model on token shards"),
     "plan": Command("arriero.cli.plan:plan", "Estimate memory, time, energy and CO₂ of a training run"),
+    "report": Command("arriero.cli.report:report", "Write the curves, samples and costs of a run as one page"),
     "model get": Command("arriero.cli.model:get", "Bring a model here"),
     "model show": Command("arriero.cli.model:show", "Tell what a model is"),
     "model convert": Command("arriero.cli.model:convert", "Write a model as a Hugging Face folder or a GGUF file"),
