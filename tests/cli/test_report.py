@@ -1,6 +1,7 @@
 """`arriero report`."""
 
 import json
+import sys
 
 import pytest
 
@@ -37,6 +38,18 @@ def test_several_runs_go_into_a_file_of_their_own(run, tmp_path, monkeypatch):
     folders = [write(tmp_path / name, whole_run(30)) for name in ("walk", "trot")]
     assert run("report", *folders).out == "comparison.html\n"
     assert not (folders[0] / "report.html").exists()
+
+
+def test_without_matplotlib_tables_stand_for_the_curves(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    folder = write(tmp_path / "walk", whole_run(50))
+    code, out, err = run("report", folder)
+    assert (code, out) == (0, f"{folder / 'report.html'}\n")
+    assert "pip install 'arriero[plots]'" in err
+    page = (folder / "report.html").read_text()
+    assert "The curves stand here in numbers only" in page
+    assert "<svg" not in page
+    assert page.count("In numbers</summary>") == 6
 
 
 @pytest.mark.parametrize(

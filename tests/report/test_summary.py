@@ -57,6 +57,11 @@ def test_energy_of_sessions_that_each_count_from_zero_is_added_up():
     assert measured.tonnes == pytest.approx(measured.mwh * 0.385)
 
 
+def test_a_session_counts_though_the_next_began_with_more():
+    lines = [start(), energy(1, 50.0), start(), energy(2, 55.0), energy(3, 60.0)]
+    assert measure_energy(run_of(*lines)).joules == 50 + 60
+
+
 def test_sessions_measured_in_different_ways_name_both():
     source = measure_energy(run_of(energy(1, 5.0), energy(2, 1.0, "estimated"))).source
     assert source == "measured by the CPU's counters (RAPL); estimated: watts × time"

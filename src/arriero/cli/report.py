@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from arriero.cli.options import positional
-from arriero.cli.output import print_json, printable
+from arriero.cli.output import note, print_json, printable
 from arriero.common.errors import ArrieroError
 
 
@@ -31,6 +31,7 @@ def report(config: ReportConfig) -> int:
       arriero report runs/tiny runs/wide --out tiny-and-wide.html
     """
     from arriero.common.files import atomic_file
+    from arriero.report.drawing import missing_extra
     from arriero.report.page import render
     from arriero.report.run import read_run
     from arriero.report.summary import summarise
@@ -45,6 +46,8 @@ def report(config: ReportConfig) -> int:
     page = render(runs)
     with atomic_file(target) as aside:
         aside.write_text(page, encoding="utf-8")
+    if missing := missing_extra():
+        note(f"tables stand for the curves: {missing}")
     if config.json:
         numbers = [{"run": run.path, **_known(dataclasses.asdict(summarise(run)))} for run in runs]
         print_json({"report": target, "runs": numbers})

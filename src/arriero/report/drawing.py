@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from arriero.common.errors import require
+from arriero.common.errors import MissingExtraError, require
 from arriero.report.curves import Chart, Curve
 
 COLOURS = 8
@@ -21,13 +21,26 @@ _VARIABLES = {_INK: "--soft", _GRID: "--grid", _MARK: "--alarm"} | {
 }
 
 
+def missing_extra() -> str | None:
+    """What to install before curves can be drawn; None where all is there."""
+    try:
+        _matplotlib()
+    except MissingExtraError as error:
+        return str(error)
+    return None
+
+
+def _matplotlib() -> Any:
+    return require("matplotlib", extra="plots", purpose="drawing the report's curves")
+
+
 def draw(chart: Chart, *, wide: bool = False) -> Markup:
     """The chart as an `<svg>` element.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    matplotlib = require("matplotlib", extra="plots", purpose="drawing the report's curves")
+    matplotlib = _matplotlib()
     from matplotlib.figure import Figure
 
     settings = {

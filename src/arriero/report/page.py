@@ -15,7 +15,7 @@ from markupsafe import Markup
 from arriero import __version__
 from arriero.report import summary
 from arriero.report.curves import Chart, charts
-from arriero.report.drawing import COLOURS, describe, draw
+from arriero.report.drawing import COLOURS, describe, draw, missing_extra
 from arriero.report.run import Run
 from arriero.train.carbon import PUE, TONNES_PER_MWH
 
@@ -26,11 +26,8 @@ MOST_SAMPLES = 20
 
 
 def render(runs: Sequence[Run]) -> str:
-    """The report of one run, or of several beside each other.
-
-    Raises:
-        MissingExtraError: matplotlib, which draws the curves, is not installed.
-    """
+    """The report of one run, or of several beside each other; without matplotlib, tables stand for the curves."""
+    missing = missing_extra()
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("arriero.report"),
         autoescape=True,
@@ -49,7 +46,7 @@ def render(runs: Sequence[Run]) -> str:
     drawn = [
         {
             "chart": chart,
-            "svg": draw(chart, wide=chart.title == "Loss"),
+            "svg": None if missing else draw(chart, wide=chart.title == "Loss"),
             "words": describe(chart),
             "table": chart_table(chart),
         }
@@ -61,6 +58,7 @@ def render(runs: Sequence[Run]) -> str:
         style=Markup(style),  # noqa: S704 - ours
         runs=[_view(run) for run in runs],
         charts=drawn,
+        missing=missing,
         colours=COLOURS,
         pue=PUE,
         intensity=TONNES_PER_MWH,

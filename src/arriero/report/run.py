@@ -31,9 +31,11 @@ class Run:
     validations: list[Line] = field(default_factory=list)
     samples: list[Line] = field(default_factory=list)
     energies: list[Line] = field(default_factory=list)
-    """Each session counts from zero."""
+    """Each session counts from zero; `session` tells which one it is."""
     events: list[Line] = field(default_factory=list)
     damaged_lines: int = 0
+    sessions: int = 0
+    """How often the run was begun or taken up again."""
 
     @property
     def last(self) -> Line:
@@ -45,6 +47,7 @@ class Run:
         kind = line.get("kind")
         if kind == "start":
             self.start = line
+            self.sessions += 1
         elif kind == "mixture":
             self.mixture = list(objects(line.get("rows")))
         elif kind == "step":
@@ -53,7 +56,7 @@ class Run:
         elif kind in ("validation", "sample", "event"):
             getattr(self, f"{kind}s").append(line)
         elif kind == "energy":
-            self.energies.append(line)
+            self.energies.append({**line, "session": self.sessions})
 
     def _forget_from(self, step: int) -> None:
         if not self.steps or self.steps[-1]["step"] < step:

@@ -95,9 +95,8 @@ def measure_energy(run: Run) -> Energy | None:
     """What was measured; else device-hours times the power limit of a device that is known; else None."""
     lines = [line for line in run.energies if not math.isnan(number(line, "joules"))]
     if lines:
-        counts = column(lines, "joules")
-        # a session's count begins again at zero: its last number is the one before a smaller one
-        joules = sum(before for before, after in pairwise(counts) if after < before) + counts[-1]
+        ends = [before for before, after in pairwise(lines) if _begins_again(before, after)]
+        joules = sum(column([*ends, lines[-1]], "joules"))
         sources = dict.fromkeys(str(line.get("source")) for line in lines)
         mwh = joules * PUE / JOULES_PER_MWH
         return Energy(joules, "; ".join(SOURCES.get(name, name) for name in sources), mwh, carbon_tonnes(mwh))
@@ -108,6 +107,11 @@ def measure_energy(run: Run) -> Energy | None:
         return None
     mwh = energy_mwh(hours, watts)
     return Energy(hours * watts * 3600, f"{SOURCES['estimated']}, {watts:g} W a device", mwh, carbon_tonnes(mwh))
+
+
+def _begins_again(before: Line, after: Line) -> bool:
+    """Whether a session ends between two counts: another is told to start, or the count falls back."""
+    return bool(before["session"] != after["session"]) or number(after, "joules") < number(before, "joules")
 
 
 def device_hours(run: Run) -> float:
