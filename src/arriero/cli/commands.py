@@ -35,6 +35,9 @@ COMMANDS: dict[str, Command] = {
     "model convert": Command("arriero.cli.model:convert", "Write a model as a Hugging Face folder or a GGUF file"),
     "kernels check": Command("arriero.cli.kernels:check", "Hold every attention implementation against the reference"),
     "kernels bench": Command("arriero.cli.kernels_bench:bench", "Measure attention: time and memory, beside PyTorch's"),
+    "kernels io": Command(
+        "arriero.cli.kernels_io:count_io", "Count what attention reads and writes, as the paper does"
+    ),
 }
 
 GROUPS = {
