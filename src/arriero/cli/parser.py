@@ -69,7 +69,7 @@ def _canonical(options: Sequence[Option], argv: Sequence[str], program: str) -> 
     named |= {"--" + option.key.replace("_", "-"): option for option in options if not option.positional}
     flags: list[str] = []
     words: list[str] = []
-    repeated: dict[Option, list[str]] = {}
+    repeated: dict[str, tuple[Option, list[str]]] = {}
     rest = iter(argv)
     for token in rest:
         if token == "--":  # noqa: S105 - not a password
@@ -99,8 +99,8 @@ def _canonical(options: Sequence[Option], argv: Sequence[str], program: str) -> 
             elif option.kind == "value":
                 flags.append(f"--{option.key}={given}")
             else:
-                repeated.setdefault(option, []).append(given)
-    return flags + [f"--{option.key}={_gather(option, given)}" for option, given in repeated.items()], words
+                repeated.setdefault(option.key, (option, []))[1].append(given)
+    return flags + [f"--{key}={_gather(*given)}" for key, given in repeated.items()], words
 
 
 def _gather(option: Option, given: Sequence[str]) -> str:
