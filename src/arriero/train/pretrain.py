@@ -64,6 +64,11 @@ class DataConfig:
     verify: bool = True
     """Compare the shards with their checksums before the first step: about a second a gigabyte."""
 
+    def __post_init__(self) -> None:
+        for name in ("rows", "tokens", "validation_rows"):
+            if getattr(self, name) < 1:
+                raise ArrieroError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class KeepConfig:
@@ -328,7 +333,6 @@ def _speaker(
     model: Llama, tokenizer: Tokenizer, prompts: Sequence[str], layout: Layout
 ) -> Callable[[], list[tuple[str, str]]]:
     """What the model makes of the prompts now, greedy, 48 tokens: on the main rank, and nothing on the others."""
-
     requests = []
     for prompt in prompts:
         ids = tokenizer.encode(prompt)
