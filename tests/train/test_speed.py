@@ -1,5 +1,9 @@
 """Operations a token takes, and a second allows."""
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -35,6 +39,17 @@ def test_matrices_count_as_pytorch_counts_them() -> None:
 def test_llama_7b_takes_about_six_operations_a_parameter() -> None:
     # 6.738e9 parameters, 32,000 x 4,096 of which are looked up
     assert flops_per_token(PRESETS["llama-7b"], 1) == pytest.approx(6 * (6.738e9 - 32000 * 4096), rel=1e-3)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another library keeps memory by itself")
+def test_memory_that_was_freed_is_kept() -> None:
+    script = (
+        "import resource, torch; from arriero.train.speed import keep_freed_memory; keep_freed_memory(); "
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt; work = lambda: [len(torch.ones(2**25)) for _ in range(4)]; "
+        "work(); before = faults(); work(); print(faults() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 2**27 // 4096, "128 MiB were handed out again by the page"
 
 
 def test_a_cpu_is_measured_and_an_unknown_device_is_not() -> None:

@@ -41,7 +41,7 @@ from arriero.train.run_folder import RunFolder
 from arriero.train.run_log import RunLog, Tracker
 from arriero.train.schedule import ScheduleConfig
 from arriero.train.shards import ShardReader, check_vocabulary
-from arriero.train.speed import flops_per_token, peak_flops
+from arriero.train.speed import flops_per_token, keep_freed_memory, peak_flops
 from arriero.train.watch import Pace, RunWatcher
 
 
@@ -122,6 +122,8 @@ def pretrain(run: Path, config: PretrainConfig, allow: Sequence[str] = ()) -> En
         ArrieroError: shards, model, weights or the run's config do not fit each other; the message says how.
     """
     device = pick_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     layout = Layout(config.parallel, device, pick_dtype(config.dtype, device))
     with closing(layout):
         return _pretrain(RunFolder(run), config, layout, allow)
