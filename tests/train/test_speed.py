@@ -45,7 +45,8 @@ def test_llama_7b_takes_about_six_operations_a_parameter() -> None:
 def test_memory_that_was_freed_is_kept() -> None:
     script = (
         "import resource, torch; from arriero.train.speed import keep_freed_memory; keep_freed_memory(); "
-        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt; work = lambda: [len(torch.ones(2**25)) for _ in range(4)]; "
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt; "
+        "work = lambda: [len(torch.ones(2**25)) for _ in range(4)]; "
         "work(); before = faults(); work(); print(faults() - before)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
