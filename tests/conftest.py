@@ -1,6 +1,7 @@
 """Fixtures that every test may use: real data and real weights, skipped with a reason where they are absent."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,17 @@ def triton_device(request) -> str:
     if request.param == "cpu" and not interpreted:
         pytest.skip("the kernels are compiled for the GPU here: pytest -m gpu, or TRITON_INTERPRET=1 for the CPU")
     return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def two_layers() -> Iterator[None]:
+    """A preset of two layers, as long as a module's tests last."""
+    from arriero.model.presets import PRESETS
+    from tests.train.pretraining import SHAPE
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(PRESETS, "two-layers", SHAPE)
+        yield
 
 
 @pytest.fixture(scope="session")

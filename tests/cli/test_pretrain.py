@@ -7,6 +7,7 @@ import pytest
 
 from tests.train.pretraining import diary, write_source
 
+pytestmark = pytest.mark.usefixtures("two_layers")
 OPTIONS = ("--model", "two-layers", "--rows", "2", "--tokens", "32", "--warmup-steps", "2", "--samples", "llama")
 
 

@@ -82,7 +82,7 @@ def test_work_is_bounded(source: str) -> None:
     started = time.monotonic()
     with pytest.raises(ArrieroError, match="the chat template"):
         template.render([{"role": "user", "content": "x"}])
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 60
 
 
 @pytest.mark.parametrize(

@@ -27,8 +27,7 @@ from arriero.train.watch import RunWatcher
 from tests.train.shard_folders import EOS, byte_tokenizer, write_shards
 
 SHAPE = LlamaConfig.of(vocab_size=258, dim=32, n_layers=2, n_heads=4, n_kv_heads=2, max_seq_len=64)
-PRESETS["two-layers"] = SHAPE
-"""A preset of the tests' own."""
+"""What the tests' own preset, `two-layers`, is; the fixture of that name lends it."""
 STEPS, CHECKPOINT_EVERY = 12, 4
 
 
@@ -94,6 +93,7 @@ def _kill_after(step: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    PRESETS["two-layers"] = SHAPE
     run, shards, *kill = sys.argv[1:]
     if kill:
         _kill_after(int(kill[0]))

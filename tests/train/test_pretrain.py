@@ -22,6 +22,8 @@ from arriero.train.run_log import RunLog
 from tests.train.pretraining import SHAPE, STEPS, byte_shards, config_for, diary, write_source
 from tests.train.shard_folders import byte_tokenizer, write_shards
 
+pytestmark = pytest.mark.usefixtures("two_layers")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
