@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from arriero.common.errors import ArrieroError
+from arriero.common.lock import hold_lock
 from arriero.rag import ingest
 from arriero.rag.chunk import ChunkConfig
 from arriero.rag.collection import INDEX_NAME, Collection
 from arriero.rag.index import FaissIndex
-from arriero.rag.lock import hold_lock
 
 CHILD = Path(__file__).with_name("crash_child.py")
 FILES = 12

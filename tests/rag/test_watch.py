@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from arriero.common.errors import ArrieroError, NotFoundError
+from arriero.common.lock import hold_lock
 from arriero.rag import watch as module
 from arriero.rag.collection import Collection
-from arriero.rag.lock import hold_lock
 from arriero.rag.watch import watch
 
 pytest.importorskip("watchfiles")

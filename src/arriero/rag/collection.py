@@ -12,13 +12,13 @@ from pathlib import Path
 from types import TracebackType
 
 from arriero.common.errors import ArrieroError, NotFoundError, did_you_mean
+from arriero.common.lock import hold_lock
 from arriero.rag.chunk import ChunkConfig
 from arriero.rag.contracts import TextEncoder, Vectors
 from arriero.rag.document import Document
 from arriero.rag.encoder_binding import bind_encoder
 from arriero.rag.ingest import Ingest, IngestReport, ProgressCallback, describe_chunking, read_chunking
 from arriero.rag.live_index import LiveIndex
-from arriero.rag.lock import hold_lock
 from arriero.rag.search import Hit, Mode, check_request, find
 from arriero.rag.sources import SourceFile, is_under, locate, place, same_name, source_files
 from arriero.rag.store import FILE_NAME, DocumentInfo, Store

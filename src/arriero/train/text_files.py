@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
+from arriero.common.compression import DAMAGE, SUFFIXES, open_bytes
 from arriero.common.errors import ArrieroError, FormatError, NotFoundError, did_you_mean, require
-from arriero.train.compression import DAMAGE, SUFFIXES, open_bytes
 
 FileFormat = Literal["jsonl", "parquet", "text"]
 KINDS: dict[str, FileFormat] = {
