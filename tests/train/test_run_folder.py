@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from arriero.common.errors import ArrieroError, FormatError
-from arriero.train.run_folder import RunFolder, flatten
+from arriero.common.settings import flatten
+from arriero.train.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
