@@ -23,10 +23,10 @@ from typing import Any
 from arriero.cli.quickstart import reference
 from arriero.generate.engine import Engine
 from arriero.model.source import DEFAULT_MODEL
+from arriero.parsers.document import Document, Section
 from arriero.rag.answer import Answer, AnswerConfig, ask, retrieve
 from arriero.rag.citations import without_markers
 from arriero.rag.collection import Collection
-from arriero.rag.document import Document, Section
 from arriero.rag.evidence import Evidence, content_words, sentence_spans
 
 Question = tuple[str, list[str]]

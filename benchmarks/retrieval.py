@@ -28,9 +28,9 @@ import torch
 from numpy.typing import NDArray
 
 from arriero.model.source import DEFAULT_ENCODER, resolve
-from arriero.rag.document import Passage
 from arriero.rag.encoder import Encoder, load_encoder
 from arriero.rag.live_index import LiveIndex
+from arriero.rag.passage import Passage
 from arriero.rag.search import MODES, Mode, find
 from arriero.rag.store import FILE_NAME, DocumentRow, Store
 

@@ -10,10 +10,8 @@ import pytest
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
-from arriero.common.errors import FormatError
 from arriero.rag.chunk import ChunkConfig
 from arriero.rag.collection import Collection
-from arriero.rag.parse import parse_bytes
 from arriero.tokenizer.chat import CHATML
 from arriero.tokenizer.tokenizer import Tokenizer
 
@@ -96,18 +94,3 @@ def byte_tokenizer() -> Tokenizer:
     control = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
     backend.add_special_tokens([AddedToken(word, special=True) for word in control])
     return Tokenizer(backend, eos_id=256, chat_template=CHATML)
-
-
-@pytest.fixture(scope="session")
-def outcome() -> Callable[[str, bytes], str]:
-    """Parsing told in a word: 'parsed', 'refused' by one line that names the file, or that line where it doesn't."""
-
-    def tell(name: str, data: bytes) -> str:
-        try:
-            parse_bytes(name, data)
-        except FormatError as error:
-            message = str(error)
-            return "refused" if message.startswith(f"{name}: ") and "\n" not in message else message
-        return "parsed"
-
-    return tell

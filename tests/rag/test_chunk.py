@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arriero.common.errors import ArrieroError
+from arriero.parsers.document import Document, Section
 from arriero.rag.chunk import ChunkConfig, split
-from arriero.rag.document import Document, Section
 from arriero.rag.sentences import ends_sentence
 from arriero.rag.words import WORD, Atom, atoms, count_words
 

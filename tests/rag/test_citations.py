@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arriero.rag.citations import Citation, Grounder, without_markers
-from arriero.rag.document import Passage, describe_place
+from arriero.rag.passage import Passage, describe_place
 from arriero.rag.prompt import Source
 from arriero.rag.search import Hit
 

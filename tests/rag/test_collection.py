@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from arriero.common.errors import ArrieroError, NotFoundError
+from arriero.parsers.document import Document, Section
 from arriero.rag.chunk import ChunkConfig
 from arriero.rag.collection import Collection
-from arriero.rag.document import Document, Section
 
 
 def listed(collection: Collection) -> list[str]:
@@ -313,7 +313,7 @@ def test_a_file_that_crashes_its_parser_is_reported_and_the_rest_is_read(
     collection: Collection, docs: Path, monkeypatch
 ) -> None:
     from arriero.common.errors import FormatError
-    from arriero.rag.isolation import ParserProcess
+    from arriero.parsers.isolation import ParserProcess
 
     parse = ParserProcess.parse
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from arriero.rag.document import Passage
 from arriero.rag.excerpt import pick_sentences
+from arriero.rag.passage import Passage
 from arriero.rag.search import Hit
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from arriero.rag.document import Passage
 from arriero.rag.live_index import LiveIndex
+from arriero.rag.passage import Passage
 from arriero.rag.store import DocumentRow, Store
 
 DIM = 8

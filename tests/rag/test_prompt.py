@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from arriero.common.errors import ArrieroError
-from arriero.rag.document import Passage
+from arriero.rag.passage import Passage
 from arriero.rag.prompt import MIN_PIECE_CHARACTERS, REMINDER, Source, Turn, build_prompt, write_messages
 from arriero.rag.search import Hit
 from arriero.tokenizer.tokenizer import Tokenizer

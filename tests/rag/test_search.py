@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from arriero.common.errors import ArrieroError
+from arriero.parsers.document import Document, Section
 from arriero.rag.collection import Collection
-from arriero.rag.document import Document, Section
 from arriero.rag.search import MODES, fuse
 
 SUBJECTS = ["llama wool", "bread oven", "star light", "river bridge", "violin concert", "chess opening"]

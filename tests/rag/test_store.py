@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from arriero.common.errors import ArrieroError, FormatError, NotFoundError
-from arriero.rag.document import Passage
+from arriero.rag.passage import Passage
 from arriero.rag.store import DocumentRow, Store
 
 DIM = 4

@@ -16,10 +16,10 @@ from arriero.cli.rag_ask import show_answer
 from arriero.common.errors import ArrieroError
 from arriero.model.source import DEFAULT_ENCODER, NAMED, resolve
 from arriero.model.source import get as fetch
+from arriero.parsers.document import Document
+from arriero.parsers.parse import parse_bytes
 from arriero.rag.answer import Answer, stream_answer
 from arriero.rag.collection import Collection
-from arriero.rag.document import Document
-from arriero.rag.parse import parse_bytes
 
 if TYPE_CHECKING:
     from arriero.generate.engine import Engine

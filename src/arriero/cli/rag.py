@@ -50,7 +50,7 @@ def add(config: AddConfig) -> int:
         with ingest_bar("Reading") as tell:
             report = collection.add(config.paths, tell, metadata=config.meta)
         if not (report.added or report.updated or report.unchanged or report.failed):
-            from arriero.rag.parse import SUFFIXES
+            from arriero.parsers.parse import SUFFIXES
 
             kinds = ", ".join(sorted(SUFFIXES)[:12])
             raise ArrieroError(

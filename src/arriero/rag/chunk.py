@@ -13,7 +13,8 @@ from itertools import accumulate, pairwise
 from typing import Literal
 
 from arriero.common.errors import ArrieroError
-from arriero.rag.document import Document, Passage
+from arriero.parsers.document import Document
+from arriero.rag.passage import Passage
 from arriero.rag.sentences import ends_sentence
 from arriero.rag.words import MAX_RUN, WORD, Atom, atoms
 

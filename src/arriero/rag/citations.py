@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from arriero.rag.document import describe_place
 from arriero.rag.evidence import SHORT_WORDS, Evidence, SentenceEncoder, Support, content_words, sentence_spans
 from arriero.rag.markers import MarkerFilter
+from arriero.rag.passage import describe_place
 from arriero.rag.prompt import Source
 
 Grounded = Literal["full", "partial", "none"]

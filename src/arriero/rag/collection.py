@@ -13,9 +13,9 @@ from types import TracebackType
 
 from arriero.common.errors import ArrieroError, NotFoundError, did_you_mean
 from arriero.common.lock import hold_lock
+from arriero.parsers.document import Document
 from arriero.rag.chunk import ChunkConfig
 from arriero.rag.contracts import TextEncoder, Vectors
-from arriero.rag.document import Document
 from arriero.rag.encoder_binding import bind_encoder
 from arriero.rag.ingest import Ingest, IngestReport, ProgressCallback, describe_chunking, read_chunking
 from arriero.rag.live_index import LiveIndex
@@ -134,7 +134,7 @@ class Collection:
         """Take in files and folders, and remember them for `update`; what is unchanged costs one look at its bytes.
 
         Args:
-            paths: files, and folders whose files have a suffix that is read (`arriero.rag.parse.SUFFIXES`).
+            paths: files, and folders whose files have a suffix that is read (`arriero.parsers.parse.SUFFIXES`).
             progress: told how far it is.
             metadata: what to note with each document, for filters.
 

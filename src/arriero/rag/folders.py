@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from arriero.common.errors import NotFoundError, did_you_mean
-from arriero.rag.parse import NAMES, SUFFIXES
+from arriero.parsers.parse import NAMES, SUFFIXES
 
 IGNORED_FOLDERS = frozenset(
     {"node_modules", "bower_components", "__pycache__", "venv", "site-packages", "$RECYCLE.BIN"}

@@ -17,10 +17,11 @@ import numpy as np
 
 from arriero.common.errors import ArrieroError
 from arriero.common.files import sha256
+from arriero.parsers.document import Document
+from arriero.parsers.isolation import ParserProcess
 from arriero.rag.chunk import ChunkConfig, split
 from arriero.rag.contracts import TextEncoder, Vectors
-from arriero.rag.document import Document, Passage
-from arriero.rag.isolation import ParserProcess
+from arriero.rag.passage import Passage
 from arriero.rag.sources import SourceFile, pick_name
 from arriero.rag.store import DocumentInfo, DocumentRow, Store
 

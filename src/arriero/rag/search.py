@@ -12,7 +12,7 @@ import numpy as np
 
 from arriero.common.errors import ArrieroError, did_you_mean
 from arriero.rag.contracts import VectorIndex, Vectors
-from arriero.rag.document import Passage
+from arriero.rag.passage import Passage
 from arriero.rag.store import Store
 
 Mode = Literal["hybrid", "dense", "bm25"]

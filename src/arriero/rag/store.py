@@ -20,7 +20,7 @@ import numpy as np
 
 from arriero.common.errors import ArrieroError, FormatError, NotFoundError, did_you_mean
 from arriero.rag.contracts import Ids, Vectors
-from arriero.rag.document import Passage
+from arriero.rag.passage import Passage
 from arriero.rag.schema import check_schema, create_file
 from arriero.rag.terms import index_text, match_expression
 

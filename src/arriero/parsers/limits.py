@@ -2,14 +2,14 @@
 
 Time is bounded twice. `Budget.check` is called between pages, rows, members and sections, so a file that is merely
 large stops within one such step of `max_seconds`. A single call into a C library (one hostile PDF page, one XML part)
-cannot be interrupted from inside the process: `arriero.rag.isolation` runs parsers in a child that is killed instead.
+cannot be interrupted from inside the process: `arriero.parsers.isolation` runs parsers in a child that it can kill.
 """
 
 import time
 from dataclasses import dataclass, field
 
 from arriero.common.errors import ArrieroError, FormatError
-from arriero.rag.document import Section
+from arriero.parsers.document import Section
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class ParseLimits:
     max_depth: int = 256
     """Levels of nesting in HTML and JSON, tables within tables in Office files. libxml2 itself stops at 256."""
     max_memory: int = 8 * 1024**3
-    """Address space of the process in `arriero.rag.isolation`, in bytes (Linux); unbounded when in process."""
+    """Address space of the process in `arriero.parsers.isolation`, in bytes (Linux); unbounded when in process."""
     max_seconds: float = 120.0
     """Time for one file, in seconds; see the file's docstring for how it is kept."""
 

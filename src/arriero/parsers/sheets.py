@@ -10,10 +10,10 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 
 from arriero.common.errors import FormatError, require
-from arriero.rag.document import Section
-from arriero.rag.parsers.encoding import decode
-from arriero.rag.parsers.limits import Budget, Parsed
-from arriero.rag.parsers.office import core_properties
+from arriero.parsers.document import Section
+from arriero.parsers.encoding import decode
+from arriero.parsers.limits import Budget, Parsed
+from arriero.parsers.office import core_properties
 
 _DELIMITERS = ",;\t|"
 _DIALECT_SAMPLE = 16_384

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from arriero.common.errors import require
-from arriero.rag.document import Section
-from arriero.rag.parsers.limits import Budget, Parsed
-from arriero.rag.parsers.office import core_properties
+from arriero.parsers.document import Section
+from arriero.parsers.limits import Budget, Parsed
+from arriero.parsers.office import core_properties
 
 
 def read_pptx(data: bytes, budget: Budget) -> Parsed:

@@ -20,9 +20,9 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from arriero.common.errors import ArrieroError, FormatError, MissingExtraError, NotFoundError
-from arriero.rag.document import Document, Section
-from arriero.rag.parse import parse_file
-from arriero.rag.parsers.limits import ParseLimits
+from arriero.parsers.document import Document, Section
+from arriero.parsers.limits import ParseLimits
+from arriero.parsers.parse import parse_file
 
 _ERRORS: dict[str, type[ArrieroError]] = {
     error.__name__: error for error in (FormatError, MissingExtraError, NotFoundError)
@@ -48,7 +48,7 @@ class ParserProcess:
         self.close()
 
     def parse(self, path: Path, *, name: str | None = None) -> Document:
-        """As `arriero.rag.parse.parse_file`, in the child.
+        """As `arriero.parsers.parse.parse_file`, in the child.
 
         Raises:
             NotFoundError, FormatError, MissingExtraError: as `parse_file`; `FormatError` also when the child crashed or
@@ -105,7 +105,7 @@ class ParserProcess:
     def _start(self) -> subprocess.Popen[bytes]:
         if self._child is None or self._child.poll() is not None:
             self.close()
-            command = [sys.executable, "-m", "arriero.rag.isolation", json.dumps(asdict(self._limits))]
+            command = [sys.executable, "-m", "arriero.parsers.isolation", json.dumps(asdict(self._limits))]
             self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603
         return self._child
 

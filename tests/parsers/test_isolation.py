@@ -6,9 +6,9 @@ import signal
 import pytest
 
 from arriero.common.errors import FormatError, NotFoundError
-from arriero.rag.isolation import ParserProcess
-from arriero.rag.parse import parse_file
-from arriero.rag.parsers.limits import ParseLimits
+from arriero.parsers.isolation import ParserProcess
+from arriero.parsers.limits import ParseLimits
+from arriero.parsers.parse import parse_file
 
 
 @pytest.fixture

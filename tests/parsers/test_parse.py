@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arriero.common.errors import ArrieroError, FormatError, NotFoundError
-from arriero.rag.parse import PARSERS, SUFFIXES, parse_bytes, parse_file
-from arriero.rag.parsers.cleaning import MAX_MARKS, clean
-from arriero.rag.parsers.limits import ParseLimits
+from arriero.parsers.cleaning import MAX_MARKS, clean
+from arriero.parsers.limits import ParseLimits
+from arriero.parsers.parse import PARSERS, SUFFIXES, parse_bytes, parse_file
 
 RUSSIAN = "Съешь же ещё этих мягких французских булок, да выпей чаю. Погода сегодня хорошая, и мы пойдём гулять."
 JAPANESE = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。何でも薄暗いじめじめした所で泣いていた。"

@@ -10,9 +10,9 @@ from contextlib import closing
 from typing import Any
 
 from arriero.common.errors import FormatError, require
-from arriero.rag.document import Section
-from arriero.rag.parsers.headings import Headings
-from arriero.rag.parsers.limits import Budget, Parsed
+from arriero.parsers.document import Section
+from arriero.parsers.headings import Headings
+from arriero.parsers.limits import Budget, Parsed
 
 _LOCK = threading.Lock()
 _BOOKMARK_DEPTH = 8

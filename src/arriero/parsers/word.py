@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from arriero.common.errors import require
-from arriero.rag.document import Section
-from arriero.rag.parsers.headings import Headings
-from arriero.rag.parsers.limits import Budget, Parsed
-from arriero.rag.parsers.office import core_properties, paragraph_text
+from arriero.parsers.document import Section
+from arriero.parsers.headings import Headings
+from arriero.parsers.limits import Budget, Parsed
+from arriero.parsers.office import core_properties, paragraph_text
 
 _WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"

@@ -12,7 +12,7 @@ import zlib
 from xml.parsers import expat
 
 from arriero.common.errors import FormatError
-from arriero.rag.parsers.limits import Budget
+from arriero.parsers.limits import Budget
 
 RATIO_FLOOR = 16 * 1024**2
 """Bytes unpacked below which the compression ratio does not matter: a small repetitive sheet is no bomb."""

@@ -2,10 +2,10 @@
 
 import re
 
-from arriero.rag.document import Section
-from arriero.rag.parsers.encoding import decode
-from arriero.rag.parsers.headings import Headings
-from arriero.rag.parsers.limits import Budget, Parsed
+from arriero.parsers.document import Section
+from arriero.parsers.encoding import decode
+from arriero.parsers.headings import Headings
+from arriero.parsers.limits import Budget, Parsed
 
 _ADORNMENT = re.compile(r"([!-/:-@\[-`{-~])\1+$")
 _MIN_SHORT_TITLE = 4

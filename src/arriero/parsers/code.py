@@ -6,9 +6,9 @@ import tokenize
 import warnings
 from collections.abc import Iterator
 
-from arriero.rag.document import Section
-from arriero.rag.parsers.encoding import decode
-from arriero.rag.parsers.limits import Budget, Parsed
+from arriero.parsers.document import Section
+from arriero.parsers.encoding import decode
+from arriero.parsers.limits import Budget, Parsed
 
 
 def read_code(data: bytes, budget: Budget) -> Parsed:

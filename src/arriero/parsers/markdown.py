@@ -10,10 +10,10 @@ from html.parser import HTMLParser
 from typing import TYPE_CHECKING
 
 from arriero.common.errors import FormatError, require
-from arriero.rag.document import Section
-from arriero.rag.parsers.encoding import decode
-from arriero.rag.parsers.headings import Headings
-from arriero.rag.parsers.limits import Budget, Parsed
+from arriero.parsers.document import Section
+from arriero.parsers.encoding import decode
+from arriero.parsers.headings import Headings
+from arriero.parsers.limits import Budget, Parsed
 
 if TYPE_CHECKING:
     from markdown_it.token import Token

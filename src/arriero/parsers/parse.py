@@ -2,10 +2,10 @@
 
 The suffix says which parser; content that is unmistakably of another kind (a PDF named .txt, a web page named .docx)
 wins over it. Whatever goes wrong in a file is a `FormatError` that names it, so that one bad file never ends an
-ingest. Text is cleaned here, once for all formats (`arriero.rag.parsers.cleaning`); offsets refer to the result.
+ingest. Text is cleaned here, once for all formats (`arriero.parsers.cleaning`); offsets refer to the result.
 
-Parsing runs in this process. Use `arriero.rag.isolation` for files from strangers: there a parser that hangs or crashes
-takes only its own process with it.
+Parsing runs in this process. Use `arriero.parsers.isolation` for files from strangers: there a parser that hangs or
+crashes takes only its own process with it.
 """
 
 import stat
@@ -14,19 +14,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 from arriero.common.errors import FormatError, MissingExtraError, NotFoundError
-from arriero.rag.document import Document, Section
-from arriero.rag.parsers.archive import office_kind
-from arriero.rag.parsers.cleaning import clean
-from arriero.rag.parsers.code import read_code, read_python
-from arriero.rag.parsers.data import read_json, read_notebook
-from arriero.rag.parsers.html import read_html
-from arriero.rag.parsers.limits import Budget, Parsed, ParseLimits
-from arriero.rag.parsers.markdown import read_markdown
-from arriero.rag.parsers.pdf import read_pdf
-from arriero.rag.parsers.plain import read_rst, read_text
-from arriero.rag.parsers.sheets import read_csv, read_xlsx
-from arriero.rag.parsers.slides import read_pptx
-from arriero.rag.parsers.word import read_docx
+from arriero.parsers.archive import office_kind
+from arriero.parsers.cleaning import clean
+from arriero.parsers.code import read_code, read_python
+from arriero.parsers.data import read_json, read_notebook
+from arriero.parsers.document import Document, Section
+from arriero.parsers.html import read_html
+from arriero.parsers.limits import Budget, Parsed, ParseLimits
+from arriero.parsers.markdown import read_markdown
+from arriero.parsers.pdf import read_pdf
+from arriero.parsers.plain import read_rst, read_text
+from arriero.parsers.sheets import read_csv, read_xlsx
+from arriero.parsers.slides import read_pptx
+from arriero.parsers.word import read_docx
 
 Parser = Callable[[bytes, Budget], Parsed]
 

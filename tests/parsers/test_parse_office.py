@@ -12,8 +12,8 @@ from docx.oxml import parse_xml
 from pptx.util import Inches
 
 from arriero.common.errors import FormatError
-from arriero.rag.parse import parse_bytes
-from arriero.rag.parsers.limits import ParseLimits
+from arriero.parsers.limits import ParseLimits
+from arriero.parsers.parse import parse_bytes
 
 W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from arriero.common.errors import FormatError, require
-from arriero.rag.document import Section
-from arriero.rag.parsers.encoding import decode
-from arriero.rag.parsers.headings import Headings
-from arriero.rag.parsers.limits import Budget, Parsed
+from arriero.parsers.document import Section
+from arriero.parsers.encoding import decode
+from arriero.parsers.headings import Headings
+from arriero.parsers.limits import Budget, Parsed
 
 MIN_KEPT = 0.8
 """Share of the text outside links and navigation that trafilatura must keep to be believed."""

@@ -8,8 +8,8 @@ from reportlab.lib.pdfencrypt import StandardEncryption
 from reportlab.pdfgen import canvas
 
 from arriero.common.errors import FormatError
-from arriero.rag.parse import parse_bytes
-from arriero.rag.parsers.limits import ParseLimits
+from arriero.parsers.limits import ParseLimits
+from arriero.parsers.parse import parse_bytes
 
 
 def make_pdf(pages, *, encrypt=None, outline=(), title=None, image=False):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from arriero.common.errors import FormatError
-from arriero.rag.parse import parse_bytes, parse_file
-from arriero.rag.parsers.limits import ParseLimits
+from arriero.parsers.limits import ParseLimits
+from arriero.parsers.parse import parse_bytes, parse_file
 
 
 def shown(name, text):

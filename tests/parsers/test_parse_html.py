@@ -6,7 +6,7 @@ import time
 import pytest
 
 from arriero.common.errors import FormatError
-from arriero.rag.parse import parse_bytes
+from arriero.parsers.parse import parse_bytes
 
 ARTICLE = "This paragraph holds enough words about llamas and their drivers to be taken for the content of a page. "
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from arriero.common.errors import FormatError
-from arriero.rag.document import Section
-from arriero.rag.parsers.encoding import decode
-from arriero.rag.parsers.limits import Budget, Parsed
-from arriero.rag.parsers.markdown import markdown_sections
+from arriero.parsers.document import Section
+from arriero.parsers.encoding import decode
+from arriero.parsers.limits import Budget, Parsed
+from arriero.parsers.markdown import markdown_sections
 
 
 def read_notebook(data: bytes, budget: Budget) -> Parsed:

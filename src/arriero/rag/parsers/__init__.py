@@ -1,1 +1,0 @@
-"""One file a format family: bytes in, sections out. `arriero.rag.parse` chooses among them and cleans their text."""
