@@ -24,6 +24,7 @@ COMMANDS: dict[str, Command] = {
     "rag ask": Command("arriero.cli.rag_ask:ask", "Answer a question from a collection, with citations"),
     "rag chat": Command("arriero.cli.rag_ask:chat", "Talk about a collection, with citations"),
     "rag watch": Command("arriero.cli.rag:watch", "Keep a collection equal to its folders as files change"),
+    "corpus run": Command("arriero.cli.corpus:run", "Turn raw dumps into clean, deduplicated documents"),
     "tokenizer train": Command("arriero.cli.tokenizer:train", "Train a tokenizer of LLaMA's kind on your text"),
     "tokenizer measure": Command("arriero.cli.tokenizer:measure", "Measure how well a tokenizer fits your text"),
     "tokenize": Command("arriero.cli.tokenize:tokenize", "Turn documents into token shards for training"),
@@ -42,6 +43,7 @@ COMMANDS: dict[str, Command] = {
 
 GROUPS = {
     "rag": "Questions about your own documents, answered with citations",
+    "corpus": "LLaMA's data pipeline: seven kinds of source, and folders of your own",
     "tokenizer": "Train tokenizers, and measure how well they fit",
     "model": "Bring, inspect and convert models",
     "kernels": "Check and measure the attention kernels",

@@ -138,5 +138,7 @@ def build(config: type, values: dict[str, Any], prefix: str = "") -> Any:
                 value = Path(value)
             elif wanted == tuple[Path, ...]:
                 value = tuple(map(Path, value))
+            elif get_origin(wanted) is dict and is_config(get_args(wanted)[1]):
+                value = {name: build(get_args(wanted)[1], dict(inner.items())) for name, inner in value.items()}
             arguments[field.name] = value
     return config(**arguments)

@@ -4,7 +4,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 Advance = Callable[[int], None]
 
@@ -27,3 +36,27 @@ def progress(description: str, total: int, unit: str) -> Iterator[Advance]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(description, total=total)
         yield lambda done: bar.advance(task, done)
+
+
+@contextmanager
+def byte_progress(
+    description: str, look: Callable[[], tuple[int, int]], *, of_bytes: bool
+) -> Iterator[Callable[[], None]]:
+    """Show a bar of work that others do; each call of the yielded function looks how far it is.
+
+    Args:
+        description: in front of the bar.
+        look: tells (done, all).
+        of_bytes: show amounts and rate in bytes, else plain numbers.
+    """
+    amounts = (DownloadColumn(), TransferSpeedColumn()) if of_bytes else (MofNCompleteColumn(),)
+    columns = (TextColumn("{task.description}"), BarColumn(), *amounts, TimeElapsedColumn(), TextColumn("left"),
+               TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(description, total=None)
+
+        def update() -> None:
+            done, total = look()
+            bar.update(task, completed=done, total=total)
+
+        yield update

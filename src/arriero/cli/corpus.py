@@ -1,0 +1,99 @@
+"""`arriero corpus run` and `stats`: from raw dumps to documents, and what became of them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
+
+from rich.table import Table
+
+from arriero.cli.options import positional
+from arriero.cli.output import console, print_json, printable
+from arriero.common.errors import ArrieroError, did_you_mean
+from arriero.common.progress import byte_progress
+from arriero.corpus.ledger import Ledger
+from arriero.corpus.rows import RowFormat
+from arriero.corpus.run import ExecutorConfig, make_corpus
+from arriero.corpus.source import Kind, SourceConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A corpus."""
+
+    out: Path = positional("OUT")  # noqa: RUF009
+    """The corpus's folder: new, or one to continue. It gets a folder for each source."""
+    raw: dict[str, str] = field(default_factory=dict)
+    """KIND=PATH: a source of this kind, by LLaMA's recipe; repeat the option. Kinds: commoncrawl, c4, github,
+    wikipedia, books, arxiv, stackexchange, and files, for any folder of your own."""
+    sources: dict[str, SourceConfig] = field(default_factory=dict)
+    """Tables [sources.NAME] of the --config file: kind, paths, and the settings in docs/corpus.md."""
+    format: RowFormat = "jsonl.zst"
+    """Of the documents' files."""
+    executor: ExecutorConfig = field(default_factory=ExecutorConfig)
+    json: bool = False
+    """Print JSON for scripts."""
+
+
+def run(config: RunConfig) -> int:
+    """Turn raw dumps into clean, deduplicated documents with their provenance, ready for `arriero tokenize`.
+
+    The same command goes on after a stop, even a kill, and the bytes do not depend on it, nor on the number of workers.
+
+    Examples:
+      arriero corpus run corpus --raw wikipedia=dumps/lvwiki-pages-articles.xml.bz2 --raw books=gutenberg
+      arriero corpus run corpus --config corpus.toml --workers 8
+    """
+    ledgers = make_corpus(config.out, _sources(config), config.format, config.executor, _bar)
+    if config.json:
+        print_json({name: figures(ledger) for name, ledger in ledgers.items()})
+    elif ledgers:
+        show(ledgers)
+        print(f"{printable(str(config.out))}: `arriero corpus stats` shows what was dropped, and why")
+    else:
+        print("the jobs are handed over; the same command with --executor local tells what came of them")
+    return 0
+
+
+def _sources(config: RunConfig) -> dict[str, SourceConfig]:
+    sources = dict(config.sources)
+    for kind, path in config.raw.items():
+        if kind not in get_args(Kind):
+            kinds = ", ".join(get_args(Kind))
+            raise ArrieroError(f"--raw: expected one of {kinds}, got '{kind}'{did_you_mean(kind, get_args(Kind))}")
+        if kind in sources:
+            raise ArrieroError(f"--raw: the configuration has a source '{kind}' already")
+        sources[kind] = SourceConfig(kind=kind, paths=(Path(path),))  # type: ignore[arg-type]
+    return sources
+
+
+@contextmanager
+def _bar(source: str, stage: str, progress: Callable[[], tuple[int, int]]) -> Iterator[Callable[[], None]]:
+    """A bar of bytes while files are read, of pieces later."""
+    with byte_progress(f"{source}: {stage}", progress, of_bytes=stage == "read") as look:
+        yield look
+
+
+def figures(ledger: Ledger) -> dict[str, object]:
+    """An account in numbers, without the samples."""
+    dropped = {reason: [amount.documents, amount.bytes] for reason, amount in sorted(ledger.dropped.items())}
+    return {
+        "read": {"documents": ledger.read.documents, "bytes": ledger.read.bytes},
+        "kept": {"documents": ledger.kept.documents, "bytes": ledger.kept.bytes, "words": ledger.words},
+        "dropped": dropped,
+        "languages": ledger.languages,
+        "licences": ledger.licences,
+    }
+
+
+def show(ledgers: dict[str, Ledger]) -> None:
+    """A line for each source."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("source")
+    for column in ("read", "kept", "MB read", "MB kept", "words"):
+        table.add_column(column, justify="right")
+    for name, ledger in ledgers.items():
+        megabytes = [f"{amount.bytes / 1e6:,.1f}" for amount in (ledger.read, ledger.kept)]
+        table.add_row(name, f"{ledger.read.documents:,}", f"{ledger.kept.documents:,}", *megabytes, f"{ledger.words:,}")
+    console().print(table, markup=False)
