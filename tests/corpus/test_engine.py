@@ -30,7 +30,7 @@ if __name__ == "__main__":
 
 def work_in(folder: Path, raw: Path) -> Work:
     inputs = find_inputs([raw], whole_folders=False)
-    return Work("lines", recipe_of_lines, inputs, folder / "lines", folder / ".run" / "lines", "jsonl")
+    return Work("lines", recipe_of_lines, inputs, folder / "lines", folder / ".run" / "lines", "jsonl", group_bytes=1)
 
 
 def run_all(folder: Path, raw: Path, workers: int) -> Ledger:

@@ -35,7 +35,7 @@ def lines(tmp_path: Path) -> Path:
 
 def work_in(folder: Path, raw: Path, recipe: Callable[[], Recipe] = recipe_of_lines) -> Work:
     inputs = find_inputs([raw], whole_folders=False)
-    return Work("lines", recipe, inputs, folder / "lines", folder / ".run" / "lines", "jsonl.zst")
+    return Work("lines", recipe, inputs, folder / "lines", folder / ".run" / "lines", "jsonl.zst", group_bytes=1)
 
 
 def do(work: Work, lanes: int = 1, order: random.Random | None = None) -> Ledger:

@@ -9,6 +9,9 @@ from pathlib import Path
 from arriero.common.errors import ArrieroError, NotFoundError
 from arriero.common.files import atomic_file
 
+GROUP_INPUTS = 10_000
+"""Most inputs of a group."""
+
 
 @dataclass(frozen=True)
 class Input:
@@ -67,6 +70,19 @@ def _size(path: Path) -> int:
     if path.is_file():
         return path.stat().st_size
     return sum(entry.stat().st_size for entry in path.rglob("*") if entry.is_file())
+
+
+def group(inputs: Sequence[Input], most_bytes: int) -> list[list[Input]]:
+    """Neighbouring inputs, so many that a task is worth its start: one, or several of so many bytes together."""
+    groups: list[list[Input]] = []
+    size = 0
+    for entry in inputs:
+        if not groups or size + entry.bytes > most_bytes or len(groups[-1]) >= GROUP_INPUTS:
+            groups.append([])
+            size = 0
+        groups[-1].append(entry)
+        size += entry.bytes
+    return groups
 
 
 def save_inputs(path: Path, inputs: Sequence[Input]) -> None:

@@ -156,11 +156,11 @@ def _execute(name: str, work: Work, executor: ExecutorConfig, bar: Bar | None) -
     logs, workers = work.folder / "logs", executor.workers or -1
     if executor.executor == "slurm":
         options = {"partition": executor.partition, "time": executor.time, "mem_per_cpu_gb": executor.memory}
-        lanes = executor.workers or max(64, len(work.inputs))
+        lanes = executor.workers or max(64, len(work.groups))
         engine.run_slurm(_left(work, lanes), logs, workers, env_command=executor.setup, **options)
         return
     cores = _cores() if executor.workers is None else executor.workers
-    for stage in _left(work, max(len(work.inputs), 8 * cores)):
+    for stage in _left(work, max(len(work.groups), 8 * cores)):
         with bar(name, stage.name, stage.progress) if bar else nullcontext(lambda: None) as look:
             if executor.executor == "ray":
                 engine.run_ray(stage, logs, workers, executor.memory)

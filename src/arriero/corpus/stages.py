@@ -1,6 +1,6 @@
 """A recipe as stages of independent tasks, each of which can be killed at any time and done again.
 
-    read     for each input: its documents, through the steps up to the first corpus-wide one
+    read     for each group of inputs: their documents, through the steps up to the first corpus-wide one
     resolve  one task: what the corpus-wide step removes, from what the pieces collected for it
     refine   for each piece: on through the steps, up to the next corpus-wide one
     …        (resolve and refine again for each further one)
@@ -14,6 +14,7 @@ import errno
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -21,7 +22,7 @@ from arriero.common.errors import ArrieroError, MissingExtraError
 from arriero.common.files import atomic_file
 from arriero.corpus.dedup import CorpusStep
 from arriero.corpus.document import Document, Step
-from arriero.corpus.inputs import Input
+from arriero.corpus.inputs import Input, group
 from arriero.corpus.ledger import Ledger, total
 from arriero.corpus.pieces import BETWEEN, Piece, Raw, cut
 from arriero.corpus.rows import RowFormat
@@ -88,6 +89,13 @@ class Work:
     folder: Path
     """The folder of what lies between the stages, and of the accounts."""
     format: RowFormat
+    group_bytes: int = 1 << 26
+    """Small inputs are read by one task, up to so many bytes together."""
+
+    @cached_property
+    def groups(self) -> list[list[Input]]:
+        """The inputs by task."""
+        return group(self.inputs, self.group_bytes)
 
     @property
     def account(self) -> Path:
@@ -128,7 +136,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Read:
-    """The first stage: a task for each input."""
+    """The first stage: a task for each large input, or group of small ones."""
 
     work: Work
 
@@ -138,18 +146,19 @@ class Read:
 
     @property
     def tasks(self) -> int:
-        return len(self.work.inputs)
+        return len(self.work.groups)
 
     def run(self, task: int) -> None:
         done = self.work.phase(0) / f"{task:05d}.done"
         if done.exists():
             return
-        entry, recipe = self.work.inputs[task], self.work.recipe()
-        for number, raw in enumerate(cut(_guarded(recipe, entry))):
+        recipe = self.work.recipe()
+        reading = _Reading(recipe, self.work.groups[task])
+        for number, raw in enumerate(cut(reading)):
             name = f"{task:05d}-{number:05d}"
             self.work.write(recipe, 0, name, raw)
-            _note(Piece(self.work.phase(0), name).position, position(entry.path) or 0)
-        _note(done, entry.bytes)
+            _note(Piece(self.work.phase(0), name).position, reading.bytes)
+        _note(done, reading.bytes)
 
     def progress(self) -> tuple[int, int]:
         folder, total_bytes = self.work.phase(0), sum(entry.bytes for entry in self.work.inputs)
@@ -237,17 +246,32 @@ def _note(path: Path, number: int) -> None:
         aside.write_text(f"{number}\n")
 
 
-def _guarded(recipe: Recipe, entry: Input) -> Iterator[Document]:
-    """An input's documents. What cannot be read at all is a document that says so, and the other inputs go on."""
-    try:
-        yield from recipe.read(entry.path, entry.name)
-    except MissingExtraError:
-        raise
-    except (ArrieroError, OSError) as error:
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # of a reader's temporary file
-            raise
-        refused = Document(id=f"{entry.name}#", text=str(error), origin=str(entry.path))
-        yield refused.drop(f"{recipe.kind}: the file cannot be read")
+class _Reading:
+    """The documents of some inputs. What cannot be read at all is a document that says so, and the others go on."""
+
+    def __init__(self, recipe: Recipe, inputs: Sequence[Input]) -> None:
+        self._recipe, self._inputs = recipe, inputs
+        self._whole, self._now = 0, None if not inputs else inputs[0].path
+
+    @property
+    def bytes(self) -> int:
+        """How far it is."""
+        return self._whole + (position(self._now) or 0 if self._now else 0)
+
+    def __iter__(self) -> Iterator[Document]:
+        for entry in self._inputs:
+            self._now = entry.path
+            try:
+                yield from self._recipe.read(entry.path, entry.name)
+            except MissingExtraError:
+                raise
+            except (ArrieroError, OSError) as error:
+                if isinstance(error, OSError) and error.errno == errno.ENOSPC:  # of a reader's temporary file
+                    raise
+                refused = Document(id=f"{entry.name}#", text=str(error), origin=str(entry.path))
+                yield refused.drop(f"{self._recipe.kind}: the file cannot be read")
+            self._whole += entry.bytes
+        self._now = None
 
 
 def position(path: Path) -> int | None:
