@@ -25,6 +25,7 @@ COMMANDS: dict[str, Command] = {
     "rag chat": Command("arriero.cli.rag_ask:chat", "Talk about a collection, with citations"),
     "rag watch": Command("arriero.cli.rag:watch", "Keep a collection equal to its folders as files change"),
     "corpus run": Command("arriero.cli.corpus:run", "Turn raw dumps into clean, deduplicated documents"),
+    "corpus stats": Command("arriero.cli.corpus:stats", "Show what became of a corpus's documents, as table and page"),
     "tokenizer train": Command("arriero.cli.tokenizer:train", "Train a tokenizer of LLaMA's kind on your text"),
     "tokenizer measure": Command("arriero.cli.tokenizer:measure", "Measure how well a tokenizer fits your text"),
     "tokenize": Command("arriero.cli.tokenize:tokenize", "Turn documents into token shards for training"),

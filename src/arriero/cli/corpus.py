@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import get_args
 
@@ -11,10 +12,10 @@ from rich.table import Table
 from arriero.cli.options import positional
 from arriero.cli.output import console, print_json, printable
 from arriero.common.errors import ArrieroError, did_you_mean
-from arriero.common.progress import byte_progress
+from arriero.common.progress import byte_progress, progress
 from arriero.corpus.ledger import Ledger
-from arriero.corpus.rows import RowFormat
-from arriero.corpus.run import ExecutorConfig, make_corpus
+from arriero.corpus.rows import RowFormat, read_texts
+from arriero.corpus.run import ExecutorConfig, make_corpus, read_ledgers
 from arriero.corpus.source import Kind, SourceConfig
 
 
@@ -75,6 +76,66 @@ def _bar(source: str, stage: str, progress: Callable[[], tuple[int, int]]) -> It
         yield look
 
 
+@dataclass(frozen=True, kw_only=True)
+class StatsConfig:
+    """Which corpus, and where the page goes."""
+
+    out: Path = positional("OUT")  # noqa: RUF009
+    """The corpus's folder."""
+    tokenizer: str | None = None
+    """Count tokens too, by this tokenizer: a known model's name, a folder, or a tokenizer's file."""
+    page: Path | None = None
+    """The HTML file; default: corpus.html in the corpus's folder."""
+    json: bool = False
+    """Print JSON for scripts."""
+
+
+def stats(config: StatsConfig) -> int:
+    """Show documents, bytes, words, tokens, languages and drops by source, and write them as one HTML page.
+
+    The page shows documents before and after cleaning, and some of those that were dropped, by reason.
+
+    Examples:
+      arriero corpus stats corpus
+      arriero corpus stats corpus --tokenizer smollm2-135m-instruct --page corpus.html
+    """
+    from arriero.common.files import atomic_file
+    from arriero.report.corpus import render_corpus
+
+    ledgers = read_ledgers(config.out)
+    target = config.page or config.out / "corpus.html"
+    if target.is_dir():
+        raise ArrieroError(f"--page: expected the name of a file, got the folder {target}")
+    tokens = _count_tokens(config.out, ledgers, config.tokenizer) if config.tokenizer else {}
+    page = render_corpus(config.out.resolve().name, ledgers, tokens, config.tokenizer)
+    with atomic_file(target) as aside:
+        aside.write_text(page, encoding="utf-8")
+    if config.json:
+        counted = {name: {"tokens": tokens[name]} if tokens else {} for name in ledgers}
+        print_json({"page": target, "sources": {name: figures(x) | counted[name] for name, x in ledgers.items()}})
+        return 0
+    show(ledgers, tokens)
+    show_drops(ledgers)
+    print(printable(str(target)))
+    return 0
+
+
+def _count_tokens(out: Path, ledgers: dict[str, Ledger], name: str) -> dict[str, int]:
+    from arriero.model.source import resolve
+    from arriero.tokenizer.load import load_tokenizer
+
+    tokenizer = load_tokenizer(resolve(name))
+    counts = {}
+    with progress("Counting tokens", sum(ledger.kept.documents for ledger in ledgers.values()), "documents") as tell:
+        for source, ledger in ledgers.items():
+            counts[source] = 0
+            texts = read_texts(out / source) if ledger.kept.documents else iter(())
+            while batch := list(islice(texts, 64)):
+                counts[source] += sum(map(len, tokenizer.encode_batch(batch, bos=False, eos=False)))
+                tell(len(batch))
+    return counts
+
+
 def figures(ledger: Ledger) -> dict[str, object]:
     """An account in numbers, without the samples."""
     dropped = {reason: [amount.documents, amount.bytes] for reason, amount in sorted(ledger.dropped.items())}
@@ -87,13 +148,33 @@ def figures(ledger: Ledger) -> dict[str, object]:
     }
 
 
-def show(ledgers: dict[str, Ledger]) -> None:
+def show(ledgers: dict[str, Ledger], tokens: dict[str, int] | None = None) -> None:
     """A line for each source."""
     table = Table(box=None, pad_edge=False)
     table.add_column("source")
-    for column in ("read", "kept", "MB read", "MB kept", "words"):
+    for column in ("read", "kept", "MB read", "MB kept", "words", *(["tokens"] if tokens else ())):
         table.add_column(column, justify="right")
     for name, ledger in ledgers.items():
         megabytes = [f"{amount.bytes / 1e6:,.1f}" for amount in (ledger.read, ledger.kept)]
-        table.add_row(name, f"{ledger.read.documents:,}", f"{ledger.kept.documents:,}", *megabytes, f"{ledger.words:,}")
+        counts = [f"{ledger.words:,}", *([f"{tokens[name]:,}"] if tokens else ())]
+        table.add_row(name, f"{ledger.read.documents:,}", f"{ledger.kept.documents:,}", *megabytes, *counts)
     console().print(table, markup=False)
+
+
+def show_drops(ledgers: dict[str, Ledger]) -> None:
+    """A line for each reason of each source, the most frequent first; and the languages."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("source")
+    table.add_column("dropped: why")
+    for column in ("documents", "MB"):
+        table.add_column(column, justify="right")
+    for name, ledger in ledgers.items():
+        for reason, amount in sorted(ledger.dropped.items(), key=lambda item: (-item[1].documents, item[0])):
+            table.add_row(name, reason, f"{amount.documents:,}", f"{amount.bytes / 1e6:,.1f}")
+    if table.row_count:
+        print()
+        console().print(table, markup=False)
+    for name, ledger in ledgers.items():
+        if ledger.languages:
+            order = sorted(ledger.languages.items(), key=lambda item: (-item[1], item[0]))
+            print(f"\n{name}: " + ", ".join(f"{printable(language)} {number:,}" for language, number in order))

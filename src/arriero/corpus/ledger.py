@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from arriero.common.files import atomic_file
 from arriero.corpus.document import Document
+from arriero.tokenizer.measure import count_words
 
 SAMPLES = 5
 """Documents shown of each reason, and of those kept."""
@@ -59,7 +60,7 @@ class Ledger:
     read: Amount = field(default_factory=Amount)
     kept: Amount = field(default_factory=Amount)
     words: int = 0
-    """Of those kept, by blanks."""
+    """Of those kept; in scripts without spaces, characters."""
     dropped: dict[str, Amount] = field(default_factory=dict)
     """By reason."""
     languages: dict[str, int] = field(default_factory=dict)
@@ -77,7 +78,7 @@ class Ledger:
     def keep(self, document: Document, before: str) -> None:
         """Count a document that is kept."""
         self.kept.add(len(document.text.encode()))
-        self.words += len(document.text.split())
+        self.words += count_words(document.text)
         if language := document.metadata.get("language"):
             _count(self.languages, str(language))
         if document.licence:

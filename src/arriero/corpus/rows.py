@@ -60,6 +60,17 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
+def read_texts(folder: Path) -> Iterator[str]:
+    """The texts of a source, from all its files."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".parquet":
+            parquet = require("pyarrow.parquet", extra="corpus", purpose="reading a Parquet file")
+            for batch in parquet.ParquetFile(path).iter_batches(256, columns=["text"]):
+                yield from batch.column(0).to_pylist()
+        else:
+            yield from (row["text"] for row in read_rows(path))
+
+
 def _compressed(file: IO[bytes], kind: RowFormat) -> IO[bytes]:
     if kind == "jsonl.zst":
         zstandard = require("zstandard", extra="corpus", purpose="writing a .zst file")

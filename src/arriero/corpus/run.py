@@ -102,6 +102,18 @@ def make_corpus(
     return {name: Ledger.load(work.account) for name, (work, _) in works.items() if work.account.exists()}
 
 
+def read_ledgers(out: Path) -> dict[str, Ledger]:
+    """The account of each source that is done.
+
+    Raises:
+        NotFoundError: there is no corpus in the folder, or no source of it is done.
+    """
+    accounts = sorted((out / RUN).glob("*/ledger.json"))
+    if not accounts:
+        raise NotFoundError(f"no finished source in {out}: expected the folder of an `arriero corpus run`")
+    return {path.parent.name: Ledger.load(path) for path in accounts}
+
+
 def _named(out: Path, sources: Mapping[str, SourceConfig]) -> Mapping[str, SourceConfig]:
     if not sources:
         raise ArrieroError(

@@ -58,6 +58,11 @@ class Measurement:
         return vars(self) | ratios | {"vocabulary_used": self.vocabulary_used}
 
 
+def count_words(text: str) -> int:
+    """Words between white space; in scripts without spaces, characters."""
+    return len(text.split()) if text.isascii() else sum(1 for _ in _WORD.finditer(text))
+
+
 def measure(tokenizer: Tokenizer, texts: Iterable[str], *, source: str, name: str) -> Measurement:
     """Encode `texts` and count.
 
@@ -77,7 +82,7 @@ def measure(tokenizer: Tokenizer, texts: Iterable[str], *, source: str, name: st
         rows = tokenizer.encode_batch(batch, bos=False, eos=False)
         for text, row in zip(batch, rows, strict=True):
             size += len(text.encode())
-            words += sum(1 for _ in _WORD.finditer(text))
+            words += count_words(text)
             tokens += len(row)
             used[row] = True
             altered += tokenizer.decode(row) != text
