@@ -130,3 +130,35 @@ def test_mistakes_in_toml_are_named(tmp_path, text, message):
 
 def test_field_docstrings_are_the_help():
     assert field_docs(Outer)["name"] == "A name, on two lines."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needy:
+    """A config with a setting that has no default, and a table of tables."""
+
+    steps: int
+    """How many steps to take. Never zero."""
+    sources: dict[str, Inner] = field(default_factory=dict)
+    """By name."""
+
+
+def need(config: Needy) -> None:
+    """Does nothing."""
+
+
+def test_a_setting_without_default_is_asked_for_by_name():
+    with pytest.raises(UsageError, match=r"`program` needs --steps: How many steps to take; see `program --help`"):
+        parse("program", need, [])
+    assert parse("program", need, ["--steps", "3"]) == Needy(steps=3)
+
+
+def test_a_table_of_tables_becomes_configs_by_name(tmp_path: Path):
+    (tmp_path / "x.toml").write_text("steps = 1\n[sources.a]\ntop_k = 5\n[sources.b]\nstop = ['x']\n")
+    config = parse("program", need, ["--config", str(tmp_path / "x.toml")])
+    assert config.sources == {"a": Inner(top_k=5), "b": Inner(stop=("x",))}
+
+
+def test_an_unknown_name_in_a_table_of_tables_is_told(tmp_path: Path):
+    (tmp_path / "x.toml").write_text("steps = 1\n[sources.a]\ntop = 5\n")
+    with pytest.raises(UsageError, match="'top' is not accepted"):
+        parse("program", need, ["--config", str(tmp_path / "x.toml")])

@@ -44,6 +44,10 @@ def parse(program: str, run: Run, argv: Sequence[str]) -> Any:
     except argparse.ArgumentError as error:
         raise UsageError(_explain(str(error), typed)) from error
     values = {option.key: space[option.key] for option in typed}
+    for option in typed:
+        if option.default is dataclasses.MISSING and values[option.key] is None:
+            what = option.help.partition(".")[0]
+            raise UsageError(f"`{program}` needs {option.flag}: {what}; see `{program} --help`")
     return build(config, values | _assign(options, words, program))
 
 

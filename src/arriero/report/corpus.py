@@ -96,12 +96,12 @@ def _bars(counts: Mapping[str, int]) -> list[Bar]:
     return [Bar(label, number, None, number / whole) for label, number in order]
 
 
-def amount(value: int) -> str:
+def amount(value: float) -> str:
     """Bytes in the fitting unit, by powers of ten, as corpora are measured."""
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if value >= size:
             return f"{value / size:.3g} {unit}"
-    return f"{value} B"
+    return f"{value:.0f} B"
 
 
 def percent(share: float) -> str:
