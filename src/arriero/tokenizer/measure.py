@@ -63,6 +63,11 @@ def count_words(text: str) -> int:
     return len(text.split()) if text.isascii() else sum(1 for _ in _WORD.finditer(text))
 
 
+def split_words(text: str) -> list[str]:
+    """The words that `count_words` counts."""
+    return text.split() if text.isascii() else _WORD.findall(text)
+
+
 def measure(tokenizer: Tokenizer, texts: Iterable[str], *, source: str, name: str) -> Measurement:
     """Encode `texts` and count.
 

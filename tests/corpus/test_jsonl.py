@@ -1,0 +1,88 @@
+"""JSON Lines and Parquet: a bad line costs itself alone."""
+
+import bz2
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from arriero.common.errors import FormatError
+from arriero.corpus import jsonl
+from arriero.corpus.jsonl import read_jsonl, read_pages
+
+LINES: dict[bytes, str] = {
+    b'{"text": "one", "url": "http://x", "timestamp": "2020", "license": "MIT"}': "one",
+    b'{"text": "caf\xe9"}': "utf-8: invalid",
+    b'{"text": "two"': "json: broken line",
+    b"[1, 2]": "json: no object",
+    b'{"content": "x"}': "json: no text in its field",
+    b'{"text": 5}': "json: no text in its field",
+    b'{"text": ""}': "empty",
+    b'{"text": "a\\u0000b"}': "nul bytes",
+    b'{"text": "a\x00b"}': "nul bytes",
+    b"[" * 100_000: "json: broken line",
+    '{"text": "é\u2028ü"}'.encode(): "é\u2028ü",
+}
+
+
+def told(path: Path, **options: str) -> list[str]:
+    return [document.dropped or document.text for document in read_jsonl(path, "x", **options)]
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".bz2"])
+def test_each_line_is_judged_by_itself(tmp_path: Path, suffix: str) -> None:
+    data = b"\n".join(LINES) + b"\n\n  \n"
+    path = tmp_path / f"x.jsonl{suffix}"
+    path.write_bytes({"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress}[suffix](data))
+    assert told(path) == list(LINES.values())
+
+
+def test_address_and_licence_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_bytes(next(iter(LINES)))
+    (document,) = read_jsonl(tmp_path / "x.jsonl", "web/x.jsonl")
+    assert (document.id, document.origin, document.licence) == ("web/x.jsonl#1", "http://x", "MIT")
+    assert document.metadata == {"timestamp": "2020"}
+
+
+def test_a_line_beyond_the_limit_is_read_over_without_being_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jsonl, "MAX_BYTES", 100)
+    monkeypatch.setattr(jsonl, "_PIECE", 30)
+    long = json.dumps({"text": "x" * 1000})
+    (tmp_path / "x.jsonl").write_text(f'{{"text": "a"}}\n{long}\n{{"text": "b"}}\n{long}')
+    assert told(tmp_path / "x.jsonl") == ["a", "json: longer than 64 MiB", "b", "json: longer than 64 MiB"]
+
+
+def test_half_a_gzip_gives_the_lines_before_and_says_so(tmp_path: Path) -> None:
+    data = gzip.compress(b"".join(json.dumps({"text": f"line {n * 7919}"}).encode() + b"\n" for n in range(5000)))
+    (tmp_path / "x.json.gz").write_bytes(data[: len(data) // 2])
+    found = told(tmp_path / "x.json.gz")
+    assert len(found) > 1000
+    assert found[:2] == ["line 0", "line 7919"]
+    assert found[-1] == "json: the file is cut off or damaged from here on"
+    assert all(text.startswith("line") for text in found[:-1])
+
+
+def test_another_field_can_hold_the_text(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"content": "x"}')
+    assert told(tmp_path / "x.jsonl", field="content") == ["x"]
+
+
+def test_parquet_rows_are_documents(tmp_path: Path) -> None:
+    parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    rows = [{"text": "a", "url": "http://a"}, {"text": None, "url": None}, {"text": " ", "url": "http://c"}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "x.parquet")
+    assert told(tmp_path / "x.parquet") == ["a", "json: no text in its field", "empty"]
+    (tmp_path / "y.parquet").write_bytes((tmp_path / "x.parquet").read_bytes()[:100])
+    with pytest.raises(FormatError, match="no Parquet file, or damaged"):
+        told(tmp_path / "y.parquet")
+
+
+def test_an_html_file_is_a_page(tmp_path: Path) -> None:
+    (tmp_path / "x.html").write_bytes(b'<meta charset="latin1">caf\xe9')
+    (document,) = read_pages(tmp_path / "x.html", "x.html")
+    assert (document.text, document.metadata["content_type"]) == ('<meta charset="latin1">café', "text/html")
+    (tmp_path / "y.html").write_bytes(b"")
+    assert [document.dropped for document in read_pages(tmp_path / "y.html", "y")] == ["empty"]
