@@ -29,6 +29,18 @@ def test_both_results_are_differentiable(triton_device, weights):
         torch.testing.assert_close(got, expected, atol=2e-5, rtol=2e-5)
 
 
+@pytest.mark.parametrize("scale", [300.0, -300.0])
+def test_the_backward_pass_weighs_as_the_forward_pass_did_however_large_the_scores(triton_device, scale):
+    q, k, v = (x.detach().to(triton_device) for x in random_qkv(1, 40, 16, 1, 1, 16, torch.float32))
+    one_key = torch.arange(16, device=q.device)[None] == 3
+    q[..., 1:] = 0  # products of one term each: the same bits in every order of addition
+    leaves = [x.requires_grad_() for x in (q, k, v)]
+    out, _ = attention_flash(*leaves, Options(causal=False, scale=scale, key_mask=one_key))
+    upstream = torch.randn(q.shape, generator=torch.Generator().manual_seed(1)).to(q)
+    _, _, grad_v = torch.autograd.grad(out, leaves, upstream)
+    torch.testing.assert_close(grad_v[:, 3], upstream.sum(1), atol=5e-6, rtol=1e-6)  # each weight is 1
+
+
 def test_second_derivatives_are_refused(triton_device):
     q, k, v = (x.detach().to(triton_device).requires_grad_() for x in random_qkv(1, 4, 4, 1, 1, 16, torch.float32))
     out, _ = attention_flash(q, k, v, Options())

@@ -327,3 +327,14 @@ def test_nothing_quadratic_is_made(options):
     with LargestTensor() as made:
         attention_by_blocks(q, k, v, Options(**options), 128, 128)[0].sum().backward()
     assert made.numel <= 1500 * 16
+
+
+@pytest.mark.parametrize("scale", [300.0, -300.0])
+def test_the_backward_pass_weighs_as_the_forward_pass_did_however_large_the_scores(scale):
+    q, k, v = random_qkv(1, 40, 1, 1, 1, 16, torch.float32)
+    with torch.no_grad():
+        q[..., 1:] = 0  # products of one term each: the same bits in every order of addition
+    out, _ = attention_tiled(q, k, v, Options(causal=False, scale=scale))
+    upstream = torch.randn(q.shape, generator=torch.Generator().manual_seed(1))
+    (grad_v,) = torch.autograd.grad(out, v, upstream)
+    torch.testing.assert_close(grad_v, upstream.sum(1, keepdim=True), atol=5e-6, rtol=1e-6)  # each weight is 1

@@ -6,6 +6,7 @@ backward pass computes the scores again from q, k and v (Algorithm 4), masks and
 B batch, T query tokens, S key tokens, H heads, K KV heads, D head dim.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -48,10 +49,10 @@ class _FlashAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, options: Options) -> tuple[Tensor, Tensor]:
         out, log_sum = flash_forward(q, k, v, options)
-        ctx.save_for_backward(q, k, v, out, log_sum)
+        ctx.save_for_backward(q, k, v, out, log_sum)  # in base 2: changing it there and back would round it twice
         ctx.options = options
         ctx.set_materialize_grads(False)
-        return out, log_sum
+        return out, log_sum * math.log(2)
 
     @staticmethod
     @once_differentiable

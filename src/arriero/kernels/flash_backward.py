@@ -26,6 +26,7 @@ from arriero.kernels.flash_gradients import walk_keys, walk_queries
 from arriero.kernels.flash_tiles import (
     COUNTS,
     INTERPRETED,
+    LN_2,
     TUNED_BY,
     bucket,
     key_interior,
@@ -79,8 +80,8 @@ def flash_backward(
     """Gradients of `q` (B, T, H, D) and `k`, `v` (B, S, K, D) in their dtype, contiguous.
 
     Args:
-        out, log_sum: O (B, T, H, D) and L (B, H, T) of the forward pass.
-        grad_out, grad_log_sum: theirs; that of L may be None.
+        out, log_sum: O (B, T, H, D) and L · log₂ e (B, H, T), as the forward pass gives them.
+        grad_out, grad_log_sum: those of O, and of L itself, which may be None.
     """
     q, k, v, out, grad_out = (loadable(x) for x in (q, k, v, out, grad_out))
     grad_q, grad_k, grad_v = (torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v))
@@ -125,7 +126,7 @@ def _arguments(tensors: tuple[Tensor, ...], options: Options) -> tuple[tuple[int
     sequences, longest = (batch, queries) if documents is None else (len(documents.spans), documents.max_length)
     numbers = (
         *(sequences, queries, keys, heads, heads // kv_heads, bucket(longest), bucket(keys)),
-        *(options.scale_of(q), (options.softcap or 0.0) * math.log2(math.e)),
+        *(options.scale_of(q) * math.log2(math.e), (options.softcap or 0.0) * math.log2(math.e)),
         *(options.seed, threshold(options.dropout), 1 / (1 - options.dropout)),
         *(stride for x in (q, k, v, grad_out, grad_q, grad_k) for stride in x.stride()[:3]),
     )
@@ -273,7 +274,8 @@ def keys_kernel(
                     MASKED=part != 1,
                 )  # fmt: skip
 
-    grad_k = tl.where(there[:, None], grad_k * scale, 0.0)  # k and v of 0 made something of keys that don't exist
+    # k and v of 0 made something of keys that don't exist
+    grad_k = tl.where(there[:, None], grad_k * (scale * LN_2), 0.0)
     grad_v = tl.where(there[:, None], grad_v, 0.0)
     grad_offset = tile_offset(row, kv_head, token + s_start, stride_gkb, stride_gkh, stride_gkt)
     store_tile(grad_k_pointer + grad_offset, place, stride_gkt, width - s_start, grad_k, HEAD_DIM, BLOCK_D)
@@ -334,4 +336,4 @@ def queries_kernel(
             CAUSAL, WINDOW, SOFTCAP, DROPOUT, KEY_MASK, SIZE, MASKED=part != 1,
         )  # fmt: skip
     grad_q_start = grad_q_pointer + tile_offset(row, head, token + t_start, stride_gqb, stride_gqh, stride_gqt)
-    store_tile(grad_q_start, place, stride_gqt, limit, grad_q * scale, HEAD_DIM, BLOCK_D)
+    store_tile(grad_q_start, place, stride_gqt, limit, grad_q * (scale * LN_2), HEAD_DIM, BLOCK_D)

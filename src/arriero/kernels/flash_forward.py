@@ -44,8 +44,6 @@ from arriero.kernels.flash_tiles import (
 )
 from arriero.kernels.options import Options
 
-LN_2 = tl.constexpr(math.log(2))
-
 TILES = {
     (2, 64): [(128, 128, 8, 3), (128, 64, 8, 3), (128, 64, 4, 3), (64, 64, 4, 3)],
     (2, 128): [(128, 128, 8, 2), (128, 64, 8, 3), (128, 64, 8, 2), (128, 32, 8, 3), (64, 64, 4, 3), (64, 32, 4, 3)],
@@ -64,7 +62,7 @@ def flash_forward(q: Tensor, k: Tensor, v: Tensor, options: Options) -> tuple[Te
     """Attend from `q` (B, T, H, D) to `k`, `v` (B, S, K, D) as `reference.py` defines it; no gradients.
 
     Returns:
-        O (B, T, H, D) in q's dtype, contiguous, and L (B, H, T) in fp32.
+        O (B, T, H, D) in q's dtype, contiguous, and L · log₂ e (B, H, T) in fp32: the logarithm in base 2.
     """
     (batch, queries, heads, dim), keys = q.shape, k.shape[1]
     q, k, v = loadable(q), loadable(k), loadable(v)
@@ -138,7 +136,7 @@ def forward_kernel(
     DOCUMENTS: tl.constexpr, RAGGED: tl.constexpr, KEY_MASK: tl.constexpr, SIZE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
-    """O and L of one block of queries."""
+    """O and L (in base 2) of one block of queries."""
     sequence, head, block = locate_program(heads, documents, sequences, queries, BLOCK_M, DOCUMENTS, True)
     t_start = block * BLOCK_M
     row, token, length, reach = locate_sequence(
@@ -180,9 +178,8 @@ def forward_kernel(
     out = out * (kept_factor / divisor)[:, None]
     out_start = out_pointer + tile_offset(row, head, token + t_start, stride_ob, stride_oh, stride_ot)
     store_tile(out_start, place, stride_ot, length - t_start, out, HEAD_DIM, BLOCK_D)
-    log_sum = (top + tl.log2(divisor)) * LN_2
     log_sum_start = log_sum_pointer + tile_offset(row, head, token + t_start, heads * queries, queries, 1)
-    tl.store(log_sum_start + place, log_sum, mask=place < length - t_start)
+    tl.store(log_sum_start + place, top + tl.log2(divisor), mask=place < length - t_start)
 
 
 @triton.jit

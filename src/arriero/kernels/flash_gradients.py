@@ -1,7 +1,8 @@
 """Tile by tile, the gradients of attention: Algorithm 4 of FlashAttention (Dao et al. 2022, arXiv 2205.14135).
 
 `walk_queries` goes along the queries that see a block of keys and adds up its dK and dV, `walk_keys` along the keys of
-a block of queries and adds up its dQ. Both make P again from L, and dS = P ∘ (dP − D) by `differentiate`.
+a block of queries and adds up its dQ. Both make P again from L, and dS = P ∘ (dP − D) by `differentiate`. Scores, their
+scale and L are in base 2 as in the forward pass, so that P is off by the rounding of L alone.
 
 M queries and N keys of a tile, D head dim.
 """
@@ -9,7 +10,7 @@ M queries and N keys of a tile, D head dim.
 import triton
 import triton.language as tl
 
-from arriero.kernels.flash_tiles import LOG2_E, cap, dropout_keep, load_tile, tile_start, visible
+from arriero.kernels.flash_tiles import LN_2, cap, dropout_keep, load_tile, tile_start, visible
 
 
 @triton.jit
@@ -43,7 +44,7 @@ def walk_queries(
         grad_scores = grad_scores.to(q.dtype)
         grad_k = tl.dot(grad_scores, q, grad_k, input_precision="ieee")  # dK += dS Q
         if ATOMIC:
-            grad_q = tl.dot(tl.trans(grad_scores), k, input_precision="ieee") * scale  # dQ += dSᵀ K
+            grad_q = tl.dot(tl.trans(grad_scores), k, input_precision="ieee") * (scale * LN_2)  # dQ += dSᵀ K
             dim = tl.arange(0, BLOCK_D)
             grad_q_tile = grad_q_start + tl.cast(t_start, tl.int64) * stride_gqt
             inside = (place < limit)[:, None] & (dim < HEAD_DIM)[None, :]
@@ -92,17 +93,17 @@ def differentiate(
 ):  # fmt: skip
     """P as it went into O, and dS = P ∘ (dP − D), of a tile; `t` and `s` broadcast to its shape, either way round."""
     slope = 1.0
-    scores = scores * (scale * LOG2_E)
+    scores = scores * scale
     if SOFTCAP:
         scores = cap(scores, softcap)
         share = scores / softcap  # the hyperbolic tangent
         slope = 1.0 - share * share
-    base = tl.where(log_sum == float("-inf"), float("inf"), log_sum * LOG2_E)  # P = 0 where a query sees nothing
-    weights = tl.exp2(scores - base)
     if MASKED:
-        weights = tl.where(visible(t, s, queries, keys, CAUSAL, WINDOW), weights, 0.0)
+        scores = tl.where(visible(t, s, queries, keys, CAUSAL, WINDOW), scores, float("-inf"))
     if SOME_KEYS:
-        weights = tl.where(there, weights, 0.0)
+        scores = tl.where(there, scores, float("-inf"))
+    base = tl.where(log_sum == float("-inf"), float("inf"), log_sum)  # P = 0 where a query sees nothing
+    weights = tl.exp2(scores - base)
     dropped = weights
     if DROPOUT:
         keep = dropout_keep(seed, dropped_below, stream, t, s)

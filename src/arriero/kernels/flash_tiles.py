@@ -7,11 +7,13 @@ the other side that it may see. A sequence is a row of the batch, or a document 
 Offsets are 64-bit where they grow with the batch or the length: tensors may have more than 2³¹ elements.
 """
 
+import math
+
 import triton
 import triton.language as tl
 from torch import Tensor
 
-LOG2_E = tl.constexpr(1.4426950408889634)
+LOG2_E, LN_2 = tl.constexpr(math.log2(math.e)), tl.constexpr(math.log(2))
 """exp(x) = exp2(x · log₂ e): the hardware's exponential is that of base 2."""
 INTERPRETED: bool = triton.knobs.runtime.interpret
 """Whether the kernels run in Triton's interpreter, on the CPU; settled when they are decorated."""

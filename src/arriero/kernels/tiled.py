@@ -57,10 +57,10 @@ class _TiledAttention(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         with torch.autocast(q.device.type, enabled=False):
             out, log_sum = _forward(q, k, v, options, blocks)
-        ctx.save_for_backward(q, k, v, out, log_sum)
+        ctx.save_for_backward(q, k, v, out, log_sum)  # in base 2: changing it there and back would round it twice
         ctx.options, ctx.blocks = options, blocks
         ctx.set_materialize_grads(False)
-        return out, log_sum
+        return out, log_sum * LOG_2
 
     @staticmethod
     @once_differentiable
@@ -76,6 +76,7 @@ class _TiledAttention(torch.autograd.Function):
 
 
 def _forward(q: Tensor, k: Tensor, v: Tensor, options: Options, blocks: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """O (B, T, H, D) and L · log₂ e (B, H, T)."""
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     dtype = torch.promote_types(q.dtype, torch.float32)
     log_sum = torch.empty(q.shape[0], q.shape[2], q.shape[1], dtype=dtype, device=q.device)
@@ -86,7 +87,7 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, options: Options, blocks: tuple[in
             for tile in sequence.query_tiles(kv_head):
                 o, m, ell = _attend(tile, tile.load(q) * factor, keys, values, options)
                 tile.store(out, o)
-                tile.store(log_sum.transpose(1, 2), m * LOG_2 + ell.log())
+                tile.store(log_sum.transpose(1, 2), m + ell.log2())
     return out, log_sum
 
 
@@ -133,7 +134,7 @@ def _backward(
                 d = (do * tile.load(out)).sum(1)  # (R,), line 19
                 if grad_log_sum is not None:
                     d -= tile.load(grad_log_sum.transpose(1, 2))  # for ∂L/∂S = P: dS = P ∘ (dP − D + dL)
-                log = tile.load(log_sum.transpose(1, 2)) / LOG_2  # (R,)
+                log = tile.load(log_sum.transpose(1, 2))  # (R,)
                 unseen = log == -torch.inf
                 log, d = log.masked_fill(unseen, torch.inf), d.masked_fill(unseen, 0)  # P = 0, whatever dL is
                 dq = _attend_back(tile, tile.load(q) * factor, (keys, values), (do, log, d), (dk, dv), options)
