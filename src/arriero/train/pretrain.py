@@ -40,7 +40,7 @@ from arriero.train.parallel import Layout, ParallelConfig
 from arriero.train.run_folder import RunFolder
 from arriero.train.run_log import RunLog, Tracker
 from arriero.train.schedule import ScheduleConfig
-from arriero.train.shards import ShardReader, check_vocabulary
+from arriero.train.shards import ShardReader, check_vocabulary, check_words
 from arriero.train.speed import flops_per_token, keep_freed_memory, peak_flops
 from arriero.train.watch import Pace, RunWatcher
 
@@ -200,23 +200,13 @@ def build_model(config: PretrainConfig, readers: Sequence[ShardReader], device: 
         model.config = _grown(model.config, config)
     check_vocabulary(readers, model.config.vocab_size)
     if config.model not in PRESETS and loaded.loaded_tokenizer is not None:
-        _check_words(config.model, loaded.loaded_tokenizer, readers[0])
+        check_words(config.model, loaded.loaded_tokenizer, readers[0])
     if config.data.tokens > model.config.max_seq_len:
         raise ArrieroError(
             f"tokens: expected rows within the model's context of {model.config.max_seq_len}, got "
             f"{config.data.tokens}; --context {config.data.tokens} grows it"
         )
     return model
-
-
-def _check_words(model: str, tokenizer: Tokenizer, reader: ShardReader) -> None:
-    """Equally many tokens are not yet the same ones."""
-    own, made = tokenizer.backend.get_vocab(), load_tokenizer(reader.folder).backend.get_vocab()
-    if differing := [word for word, number in made.items() if own.get(word) != number]:
-        raise ArrieroError(
-            f"vocabulary mismatch: {reader.folder} was tokenized with another tokenizer than that of {model}: "
-            f"{len(differing):,} tokens differ, such as {differing[0]!r}; tokenize with --tokenizer {model}"
-        )
 
 
 def _grown(shape: LlamaConfig, config: PretrainConfig) -> LlamaConfig:

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from arriero.common.errors import ArrieroError, FormatError, NotFoundError
 from arriero.common.files import sha256
+from arriero.tokenizer.load import load_tokenizer
+from arriero.tokenizer.tokenizer import Tokenizer
 
 MANIFEST_NAME, PROGRESS_NAME = "shards.json", "progress.json"
 FORMAT, VERSION = "arriero-shards", 1
@@ -231,6 +233,20 @@ def check_vocabulary(readers: Sequence[ShardReader], vocab_size: int, tokenizer_
                 f"vocabulary mismatch: the shards in {reader.folder} have {made.vocab_size:,} tokens and the model "
                 f"{vocab_size:,}: give the model vocab_size = {made.vocab_size}, or tokenize with the model's tokenizer"
             )
+
+
+def check_words(model: str, tokenizer: Tokenizer, reader: ShardReader) -> None:
+    """Check that shards were made of the tokens that `tokenizer`, of `model`, has: equally many are not yet the same.
+
+    Raises:
+        ArrieroError: some differ.
+    """
+    own, made = tokenizer.backend.get_vocab(), load_tokenizer(reader.folder).backend.get_vocab()
+    if differing := [word for word, number in made.items() if own.get(word) != number]:
+        raise ArrieroError(
+            f"vocabulary mismatch: {reader.folder} was tokenized with another tokenizer than that of {model}: "
+            f"{len(differing):,} tokens differ, such as {differing[0]!r}; tokenize with --tokenizer {model}"
+        )
 
 
 def check_sums(folder: Path, shard: Shard) -> None:
