@@ -14,16 +14,9 @@ from arriero.corpus.document import Document
 from arriero.corpus.paragraphs import Preset, RepeatedParagraphs, normalise, shortest
 
 PAGES = [
-    "Title A
-Home | About
-Llamas walk.
-Same line 1",
-    "Title B
-home | about
-Alpacas run!
-Same  line",
-    "Home | About
-X y",
+    "Title A\nHome | About\nLlamas walk.\nSame line 1",
+    "Title B\nhome | about\nAlpacas run!\nSame  line",
+    "Home | About\nX y",
 ]
 
 
