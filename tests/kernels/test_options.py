@@ -34,6 +34,8 @@ BAD = [
     ({"key_lengths": torch.ones(3).long()}, r"key_lengths: expected shape \(1,\), got \(3,\)"),
     ({"key_lengths": torch.ones(1)}, "key_lengths: expected int64 or int32, got torch.float32"),
     ({"key_lengths": torch.ones(1).long().to("meta")}, "key_lengths: expected q's device cpu, got meta"),
+    ({"key_lengths": torch.tensor([5])}, "key_lengths: expected 0 to k's 4 tokens, got 5"),
+    ({"key_lengths": torch.tensor([-1]).int()}, "key_lengths: expected 0 to k's 4 tokens, got -1"),
     ({"key_mask": torch.ones(1, 3).bool()}, r"key_mask: expected shape \(1, 4\), got \(1, 3\)"),
     ({"key_mask": torch.ones(1, 4)}, "key_mask: expected bool, true where there is a key, got torch.float32"),
     ({"block_mask": BlockMask(torch.ones(2, 1).bool(), size=16)}, "block_mask: expected 1 × 1 blocks of 16 tokens"),
@@ -51,3 +53,12 @@ def test_bad_input_is_named(change, message):
     with pytest.raises(ArrieroError, match=message) as caught:
         attention(**(good | change))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "tiled", "sdpa", "triton"])
+@pytest.mark.parametrize("length", [-1, 5])
+def test_key_lengths_are_checked_before_any_implementation(implementation, length):
+    if implementation == "triton":
+        pytest.importorskip("triton")
+    with pytest.raises(ArrieroError, match=f"^key_lengths: expected 0 to k's 4 tokens, got {length}$"):
+        attention(*(zeros(2, 4, 2, 8),) * 3, key_lengths=torch.tensor([4, length]), implementation=implementation)

@@ -59,7 +59,7 @@ def attention(
         softcap: scores x become softcap · tanh(x / softcap).
         dropout: share of the weights to drop, those that `seed` decides; the others are divided by 1 − dropout.
         documents: documents packed into the rows; a token sees its own only. Needs T = S.
-        key_lengths: (B,) row b has the keys k[b, :key_lengths[b]] only, and its T queries end where those end.
+        key_lengths: (B,) 0 to S; row b has the keys k[b, :key_lengths[b]] only, and its T queries end where those end.
         key_mask: (B, S) bool, true where there is a key.
         block_mask: blocks of the scores to compute; the others count as masked.
         deterministic: whether the backward pass must give the same bits each time.

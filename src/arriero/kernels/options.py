@@ -64,6 +64,9 @@ class Options:
 def check_arguments(q: Tensor, k: Tensor, v: Tensor, options: Options) -> None:
     """Check `q` (B, T, H, D), `k` and `v` (B, S, K, D), and the options' tensors against them.
 
+    What `key_lengths` holds is checked on a CPU only: on a GPU that would wait for it, and what comes of lengths beyond
+    0 to S isn't defined.
+
     Raises:
         ArrieroError: naming the argument, what was expected and what came.
     """
@@ -83,6 +86,8 @@ def check_arguments(q: Tensor, k: Tensor, v: Tensor, options: Options) -> None:
         _check_device("key_lengths", options.key_lengths, q)
         if options.key_lengths.dtype not in (torch.int64, torch.int32):
             raise ArrieroError(f"key_lengths: expected int64 or int32, got {options.key_lengths.dtype}")
+        if q.device.type == "cpu":
+            _check_lengths(options.key_lengths, keys)
     if options.key_mask is not None:
         _check_shape("key_mask", options.key_mask, (batch, keys))
         _check_device("key_mask", options.key_mask, q)
@@ -109,6 +114,12 @@ def _check_qkv(q: Tensor, k: Tensor, v: Tensor) -> None:
         _check_device(name, x, q)
         if x.dtype != q.dtype:
             raise ArrieroError(f"{name}: expected q's dtype {q.dtype}, got {x.dtype}")
+
+
+def _check_lengths(key_lengths: Tensor, keys: int) -> None:
+    for length in key_lengths.tolist():
+        if not 0 <= length <= keys:
+            raise ArrieroError(f"key_lengths: expected 0 to k's {keys} tokens, got {length}")
 
 
 def _check_shape(name: str, x: Tensor, shape: tuple[int, ...], known_as: str = "shape") -> None:
