@@ -11,7 +11,7 @@ quickstart: $(STAMP)
 
 # Tests that need real weights run when the weights are there; `get` is a no-op the second time.
 test: $(STAMP)
-	-$(BIN)/arriero model get smollm2-135m-instruct all-minilm-l6-v2
+	-$(BIN)/arriero model get smollm2-135m-instruct all-minilm-l6-v2 lid.176
 	$(BIN)/python -m pytest -m "not slow and not gpu"
 
 test-slow: $(STAMP)

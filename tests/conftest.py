@@ -56,6 +56,13 @@ def minilm_folder() -> Path:
     return _fetched("all-minilm-l6-v2")
 
 
+@pytest.fixture(scope="session")
+def lid176() -> Path:
+    """fastText's language model, as `arriero model get lid.176` brings it."""
+    pytest.importorskip("fasttext")
+    return _fetched("lid.176")
+
+
 def _fetched(name: str) -> Path:
     from arriero.common.errors import NotFoundError
     from arriero.model.source import resolve

@@ -103,6 +103,7 @@ def test_get_lists_what_is_known(run, monkeypatch, tmp_path):
     assert {row["name"]: row["licence"] for row in rows} == {
         "smollm2-135m-instruct": "Apache-2.0",
         "all-minilm-l6-v2": "Apache-2.0",
+        "lid.176": "CC-BY-SA-3.0",
     }
     assert "arriero model get NAME" in run("model", "get").err
 

