@@ -1,17 +1,22 @@
 """The most memory that a function holds at one time.
 
 On a CPU it is counted by PyTorch's profiler, which hears of every tensor's storage as it comes and goes, and so of the
-buffers inside PyTorch's own kernels too. Not counted are buffers that a library takes from the system itself.
+buffers inside PyTorch's own kernels too. They are read from the trace that it exports: its list of events sums up what
+each operation keeps, which hides what it held meanwhile. Not counted are buffers that a library takes from the system
+itself.
 """
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 
 def peak_memory(function: Callable[[], object], device: torch.device | str) -> int:
@@ -28,12 +33,15 @@ def peak_memory(function: Callable[[], object], device: torch.device | str) -> i
         torch.cuda.synchronize(device)
         peak: int = torch.cuda.max_memory_allocated(device)
         return peak - before
-    with _silent_stderr(), torch.autograd.profiler.profile(profile_memory=True) as profiler:
-        function()
-    assert profiler.kineto_results is not None
-    changes = [event for event in profiler.kineto_results.events() if event.name() == "[memory]"]
-    changes.sort(key=lambda event: event.start_ns())
-    sizes: list[int] = [event.nbytes() for event in changes]
+    with _silent_stderr(), TemporaryDirectory() as folder:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            function()
+        trace = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_bytes())["traceEvents"]
+    changes = [event for event in events if event["name"] == "[memory]"]
+    changes.sort(key=lambda event: event["ts"])
+    sizes: list[int] = [event["args"]["Bytes"] for event in changes]
     return max(accumulate(sizes, initial=0))
 
 
