@@ -1,5 +1,8 @@
 """The one function: who computes a call, and what holds whoever does."""
 
+import importlib
+import sys
+
 import pytest
 import torch
 
@@ -79,8 +82,21 @@ def test_triton_says_what_it_needs(monkeypatch):
     q, k, v = random_qkv(1, 3, 3, 1, 1, 16)
     with pytest.raises(ArrieroError, match=r"'triton' was forced, but .*float64"):
         attention(q, k, v, implementation="triton")
-    monkeypatch.setattr("arriero.kernels.attention._has_triton", lambda: False)
+
+
+def test_a_triton_that_is_missing_or_broken_is_told(monkeypatch):
+    module = importlib.import_module("arriero.kernels.attention")
+    monkeypatch.setattr(module, "_why_no_triton", module._why_no_triton.__wrapped__)
+    q, k, v = random_qkv(1, 3, 3, 1, 1, 16)
+    monkeypatch.setitem(sys.modules, "triton", None)
     with pytest.raises(ArrieroError, match=r"the package 'triton' is missing: pip install 'arriero\[triton\]'"):
+        attention(q, k, v, implementation="triton")
+
+    def fail(name):
+        raise ImportError("libtriton.so: cannot open shared object file")
+
+    monkeypatch.setattr(module, "import_module", fail)
+    with pytest.raises(ArrieroError, match=r"the package 'triton' can't be imported: libtriton.so: cannot open"):
         attention(q, k, v, implementation="triton")
 
 

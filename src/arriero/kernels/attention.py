@@ -8,7 +8,7 @@ B batch, T query tokens, S key tokens, H heads, K KV heads, D head dim.
 
 import os
 from functools import cache
-from importlib.util import find_spec
+from importlib import import_module
 from typing import Literal, cast, get_args
 
 import torch
@@ -140,8 +140,8 @@ def why_not(implementation: str, q: Tensor, options: Options, log_sum: bool = Fa
         case "sdpa":
             return "PyTorch's attention doesn't give the log-sum-exp" if log_sum else why_not_sdpa(options)
         case "triton":
-            if not _has_triton():
-                return "the package 'triton' is missing: pip install 'arriero[triton]'"
+            if reason := _why_no_triton():
+                return reason
             from arriero.kernels.flash import why_not_triton
 
             return why_not_triton(q)
@@ -151,8 +151,15 @@ def why_not(implementation: str, q: Tensor, options: Options, log_sum: bool = Fa
 
 
 @cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
+def _why_no_triton() -> str | None:
+    """Why the package can't be imported; None if it can."""
+    try:
+        import_module("triton")
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "triton":
+            return "the package 'triton' is missing: pip install 'arriero[triton]'"
+        return f"the package 'triton' can't be imported: {error}"
+    return None
 
 
 def _compute(q: Tensor, k: Tensor, v: Tensor, options: Options, chosen: Implementation) -> tuple[Tensor, Tensor]:
