@@ -178,6 +178,15 @@ def text_source(
     return DocumentSource(name=name, documents=documents, size=sum(file.stat().st_size for file in files))
 
 
+def check_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Raises ArrieroError when a tokenizer has more tokens than the `vocab_size` rows of a model's embedding."""
+    if tokenizer.vocab_size > vocab_size:
+        raise ArrieroError(
+            f"vocabulary mismatch: the tokenizer has {tokenizer.vocab_size:,} tokens and the model {vocab_size:,} rows "
+            "of embedding: put the model's own tokenizer beside it"
+        )
+
+
 def _of_shards(reader: ShardReader, count: int) -> Iterator[Document]:
     tokenizer, made, done = load_tokenizer(reader.folder), reader.manifest, 0
     for number in range(count):
