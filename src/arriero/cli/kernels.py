@@ -2,15 +2,19 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from math import isfinite
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from arriero.cli.output import console, note, print_json
 
 if TYPE_CHECKING:
+    import torch
+
+    from arriero.kernels.attention import Implementation
     from arriero.kernels.check import Checked
 
 
@@ -33,8 +37,9 @@ class CheckConfig:
 def check(config: CheckConfig) -> int:
     """Hold every attention implementation that this machine can run against the fp64 reference.
 
-    Forward and backward, over head dims, lengths, groupings and every option. The bound of an error is twice that of
-    plain PyTorch in the same dtype, plus 1e-5. Without a GPU the Triton kernels run in Triton's interpreter.
+    Forward and backward, over head dims, lengths, groupings and every option, and decoding over pages. The bound of an
+    error is twice that of plain PyTorch in the same dtype, plus 1e-5. Without a GPU the Triton kernels run in Triton's
+    interpreter. The exit code is 1 if any result is over its bound, and 2 if nothing can be checked.
 
     Examples:
       arriero kernels check
@@ -49,20 +54,12 @@ def check(config: CheckConfig) -> int:
         os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton is imported
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
 
-    from arriero.common.errors import ArrieroError, did_you_mean
     from arriero.common.progress import progress
-    from arriero.kernels.attention import IMPLEMENTATIONS
-    from arriero.kernels.check import DTYPES, cases, check_kernels
+    from arriero.kernels.check import check_kernels, count_calls
 
-    known = IMPLEMENTATIONS[1:]
-    for name in config.implementations:
-        if name not in known:
-            near = did_you_mean(name, known)
-            raise ArrieroError(f"implementations: expected some of {', '.join(known)}, got '{name}'{near}")
-    chosen = tuple(name for name in known if name in config.implementations)
+    chosen = _choose(config.implementations, device)
     checked = []
-    calls = (len(cases(config.full)) * len(chosen) + len({"sdpa", "triton"} & set(chosen))) * len(DTYPES)
-    with progress("Checking", calls, "calls") as advance:
+    with progress("Checking", count_calls(chosen, config.full), "calls") as advance:
         last: tuple[str, ...] = ()
         for one in check_kernels(str(device), chosen, config.full):
             checked.append(one)
@@ -77,7 +74,7 @@ def check(config: CheckConfig) -> int:
                 "device": where,
                 "interpreted": interpreted,
                 "failed": len(failed),
-                "checked": [asdict(one) for one in checked],
+                "checked": [_plain(one) for one in checked],
             }
         )
         return int(bool(failed))
@@ -86,6 +83,39 @@ def check(config: CheckConfig) -> int:
     within = sum(one.passed and one.skipped is None for one in checked)
     print(f"{where}: {within} results within the bound, {len(failed)} over it")
     return int(bool(failed))
+
+
+def _choose(names: Sequence[str], device: "torch.device") -> "tuple[Implementation, ...]":
+    """The implementations of these names, in the order of all.
+
+    Raises:
+        ArrieroError: there is none of a name, none is named, or none that is named runs here.
+    """
+    import torch
+
+    from arriero.common.errors import ArrieroError, did_you_mean
+    from arriero.kernels.attention import IMPLEMENTATIONS, why_not
+    from arriero.kernels.options import Options
+
+    known = IMPLEMENTATIONS[1:]
+    for name in names:
+        if name not in known:
+            near = did_you_mean(name, known)
+            raise ArrieroError(f"implementations: expected some of {', '.join(known)}, got '{name}'{near}")
+    if not names:
+        raise ArrieroError(f"implementations: expected some of {', '.join(known)}, got none")
+    chosen = tuple(name for name in known if name in names)
+    q = torch.empty(1, 1, 1, 16, device=device)
+    reasons = {name: why_not(name, q, Options()) for name in chosen}
+    if all(reasons.values()):
+        told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise ArrieroError(f"nothing can be checked here: {told}")
+    return chosen
+
+
+def _plain(one: "Checked") -> dict[str, Any]:
+    """As JSON has it, which knows no NaN and no infinity: those become null."""
+    return {name: None if isinstance(x, float) and not isfinite(x) else x for name, x in asdict(one).items()}
 
 
 def _summarise(checked: Iterable["Checked"], interpreted: bool) -> None:
@@ -103,7 +133,7 @@ def _summarise(checked: Iterable["Checked"], interpreted: bool) -> None:
     for column in ("results", "nearest to its bound", "error", "bound"):
         table.add_column(column, justify="right")
     for (implementation, dtype), results in groups.items():
-        worst = max(results, key=lambda one: one.error / one.bound)
+        worst = max(results, key=lambda one: one.closeness)
         how = " (interpreted)" if implementation == "triton" and interpreted else ""
         numbers = f"{worst.error:.1e}", f"{worst.bound:.1e}"
         table.add_row(implementation + how, dtype, str(len(results)), f"{worst.result}, {worst.case}", *numbers)
