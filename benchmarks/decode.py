@@ -9,12 +9,10 @@ padding; stop tokens are off, so that all answers have the same length.
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -24,6 +22,7 @@ import torch
 import transformers
 from transformers import LlamaForCausalLM
 
+from arriero.common.machine import machine_line
 from arriero.generate.engine import Engine, Request, SamplingConfig
 from arriero.model.formats.hf import save_hf
 from arriero.model.source import DEFAULT_MODEL
@@ -129,18 +128,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 def machine() -> str:
     """Processor, threads and versions, in one line."""
-    names = (line.partition(":")[2].strip() for line in cpu_lines() if line.startswith("model name"))
-    processor = next(names, platform.processor() or platform.machine())
-    return (
-        f"{processor}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
-        f"torch {torch.__version__}, transformers {transformers.__version__}, float32"
-    )
-
-
-def cpu_lines() -> Iterator[str]:
-    """Lines of /proc/cpuinfo, none where there is no such file."""
-    path = Path("/proc/cpuinfo")
-    yield from path.read_text().splitlines() if path.exists() else []
+    return f"{machine_line(torch.device('cpu'))}, transformers {transformers.__version__}, float32"
 
 
 def print_table(model: str, results: list[dict[str, Any]]) -> None:
