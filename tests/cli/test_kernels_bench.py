@@ -43,6 +43,17 @@ def test_without_matplotlib_all_but_the_figure(run, tmp_path, monkeypatch):
     assert "pip install 'arriero[plots]'" in err
 
 
+def test_where_the_reference_is_left_out_is_told(run, monkeypatch):
+    from arriero.kernels import bench
+
+    assert "left out" not in run(*TINY).out
+    monkeypatch.setattr(bench, "LARGEST_SCORES", 2 * 16**2)
+    code, out, _ = run(*TINY, "--lengths", "32", "--lengths", "24")
+    assert code == 0
+    assert out.splitlines()[-1] == "The reference is left out at N = 24, 32: more than 512 scores at once."
+    assert json.loads(run(*TINY, "--lengths", "32", "--json").out)["without_reference"] == [32]
+
+
 def test_a_mistake_is_one_line(run):
     code, out, err = run(*TINY, "--cases", "packed")
     assert (code, out) == (2, "")

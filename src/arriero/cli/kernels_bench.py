@@ -58,7 +58,7 @@ def bench(config: BenchConfig) -> int:
     from arriero.common.device import pick_device, pick_dtype
     from arriero.common.machine import machine_facts, machine_line
     from arriero.common.progress import progress
-    from arriero.kernels.bench import Settings, bench_kernels
+    from arriero.kernels.bench import LARGEST_SCORES, Settings, bench_kernels
 
     device = pick_device(config.device)
     settings = Settings(
@@ -75,7 +75,13 @@ def bench(config: BenchConfig) -> int:
     with progress("Measuring", total=len(settings.points), unit="points") as tell:
         rows = list(bench_kernels(settings, tell))
     shape = {name: getattr(settings, name) for name in ("heads", "kv_heads", "head_dim", "batch", "repeats")}
-    facts = {"machine": machine_facts(device), **shape, "dtype": rows[0].dtype, "rows": [asdict(row) for row in rows]}
+    facts = {
+        "machine": machine_facts(device),
+        **shape,
+        "dtype": rows[0].dtype,
+        "without_reference": settings.without_reference,
+        "rows": [asdict(row) for row in rows],
+    }
     caption = (
         f"{machine_line(device)}; {rows[0].dtype}, batch {config.batch}, {config.heads} heads"
         f"{f' on {config.kv_heads} KV heads if grouped' if 'gqa' in settings.cases else ''}, head dim {config.head_dim}"
@@ -85,6 +91,9 @@ def bench(config: BenchConfig) -> int:
     else:
         print(printable(caption))
         console().print(_table(rows), markup=False)
+        if settings.without_reference:
+            lengths = ", ".join(f"{tokens:,}" for tokens in settings.without_reference)
+            print(f"The reference is left out at N = {lengths}: more than {LARGEST_SCORES:,} scores at once.")
     if config.output:
         _write(config.output, facts, rows, caption)
     return 0

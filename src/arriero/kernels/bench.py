@@ -75,6 +75,11 @@ class Settings:
             raise ArrieroError(f"heads: expected a multiple of the {self.kv_heads} KV heads, got {self.heads}")
 
     @property
+    def without_reference(self) -> list[int]:
+        """The lengths at which the reference is left out, for its scores would be too many."""
+        return [tokens for tokens in self.lengths if self.batch * self.heads * tokens**2 > LARGEST_SCORES]
+
+    @property
     def points(self) -> list[tuple[CaseName, Pass, int]]:
         """All that is measured, each by every implementation."""
         return [(case, passes, tokens) for case in self.cases for passes in PASSES for tokens in self.lengths]
@@ -142,7 +147,8 @@ def _measure(settings: Settings, case: CaseName, passes: Pass, tokens: int) -> I
     lengths = [tokens] * settings.batch if documents is None else [end - start for _, start, end in documents.spans]
     counted = operations(lengths, settings.heads, settings.head_dim, passes)
 
-    works = {name: _work(attend, q, k, v, upstream, passes) for name, attend in _attends(q, k, documents).items()}
+    attends = _attends(q, k, documents, with_reference=tokens not in settings.without_reference)
+    works = {name: _work(attend, q, k, v, upstream, passes) for name, attend in attends.items()}
     times = _time(works, settings.repeats, settings.device)
     peaks = {name: peak_memory(work, settings.device) for name, work in works.items()}
     if documents is not None:
@@ -180,10 +186,10 @@ def _tensors(settings: Settings, tokens: int, kv_heads: int) -> tuple[Tensor, Te
     return q.requires_grad_(), k.requires_grad_(), v.requires_grad_(), upstream
 
 
-def _attends(q: Tensor, k: Tensor, documents: Documents | None) -> dict[str, Attend]:
+def _attends(q: Tensor, k: Tensor, documents: Documents | None, with_reference: bool = True) -> dict[str, Attend]:
     """Who is compared, by name."""
     names: list[Implementation] = ["tiled", "sdpa"]
-    if q.shape[0] * q.shape[2] * q.shape[1] * k.shape[1] <= LARGEST_SCORES:
+    if with_reference:
         names.insert(0, "reference")
     if q.is_cuda and why_not("triton", q, Options()) is None and _is_compiled():
         names.append("triton")
