@@ -123,13 +123,15 @@ def test_a_gguf_file_is_as_good_as_a_folder(run, tiny_model: Path, texts: Path, 
 
 def test_tasks_without_lm_eval_name_the_extra(run, tiny_model: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # as the command does, and taken back after the test
     outcome = run("eval", tiny_model, "--tasks", "quiz")
     assert outcome.code == 2
     assert "pip install 'arriero[eval]'" in outcome.err
 
 
 @pytest.mark.filterwarnings("ignore")  # lm-eval and what it brings warn of each other
-def test_tasks_run_with_a_task_file_of_ones_own(run, tiny_model: Path, tmp_path: Path) -> None:
+def test_tasks_run_with_a_task_file_of_ones_own(run, tiny_model: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     pytest.importorskip("lm_eval")
     rows = [{"question": "Wool?", "choices": ["yes", "no"], "answer": 0}] * 3
     (tmp_path / "quiz.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
