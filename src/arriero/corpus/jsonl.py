@@ -31,7 +31,7 @@ def read_jsonl(path: Path, name: str, field: str = "text") -> Iterator[Document]
     with open_bytes(path) as (content, _):
         number = 0
         try:
-            for number, line in enumerate(_lines(content), 1):
+            for number, line in enumerate(bounded_lines(content), 1):
                 document = Document(id=f"{name}#{number}", text="", origin=str(path))
                 if line is None:
                     yield document.drop("json: longer than 64 MiB")
@@ -59,7 +59,7 @@ def read_pages(path: Path, name: str, field: str = "text") -> Iterator[Document]
     yield document.drop(reason) if reason else document.with_text(text or "")
 
 
-def _lines(content: IO[bytes]) -> Iterator[bytes | None]:
+def bounded_lines(content: IO[bytes]) -> Iterator[bytes | None]:
     """The lines; None for one that is too long, which is read over without being held."""
     while line := content.readline(MAX_BYTES + 1):
         if len(line) <= MAX_BYTES:

@@ -8,6 +8,7 @@ question: memory stays small whatever the site. Bodies are HTML; `clean_posts` s
 import sqlite3
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from html import escape
 from pathlib import Path
 from typing import IO, Any
@@ -35,7 +36,7 @@ def read_stackexchange(path: Path, name: str) -> Iterator[Document]:
     site = path.parent.name or name
     with (
         tempfile.TemporaryDirectory(prefix="arriero-posts-") as folder,
-        sqlite3.connect(Path(folder) / "posts") as posts,
+        closing(sqlite3.connect(Path(folder) / "posts")) as posts,
     ):
         posts.executescript(
             "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;"

@@ -1,0 +1,150 @@
+"""Code: whose files are taken, what of them is left out, and which nobody wrote."""
+
+import json
+import sysconfig
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from arriero.corpus.code import clean_code, is_code, why_drop, without_header
+from arriero.corpus.document import Document
+from arriero.corpus.github import CodeReader, repository_licence
+
+MIT = 'Permission is hereby granted, free of\n charge, to any person … THE SOFTWARE IS PROVIDED "AS IS", …'
+APACHE = "Apache License\n Version 2.0, January 2004"
+BSD = "Redistribution and use in source and binary forms … this list of conditions …"
+CODE = "def walk(llama):\n    return llama.position + 1\n"
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    folder = tmp_path / "llamas"
+    for name, text in {
+        "LICENSE": MIT,
+        "src/walk.py": CODE,
+        "src/empty.py": "",
+        "logo.svg": "<svg/>",
+        "server.crt": "x",
+        ".git/config.py": CODE,
+        "node_modules/x.js": CODE,
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    (folder / "src" / "latin.py").write_bytes(b"# caf\xe9\n")
+    (folder / "src" / "link.py").symlink_to(folder / "src" / "walk.py")
+    return folder
+
+
+def test_a_repository_gives_its_code_and_counts_the_rest(repository: Path) -> None:
+    found = {document.origin: document for document in CodeReader()(repository, "llamas")}
+    assert {origin: document.dropped for origin, document in found.items()} == {
+        "llamas/LICENSE": "github: a licence or certificate",
+        "llamas/logo.svg": "github: no code (extension)",
+        "llamas/server.crt": "github: a licence or certificate",
+        "llamas/src/empty.py": "empty",
+        "llamas/src/latin.py": "utf-8: invalid",
+        "llamas/src/link.py": "github: no ordinary file",
+        "llamas/src/walk.py": None,
+    }
+    assert found["llamas/src/walk.py"].licence == "MIT"
+
+
+@pytest.mark.parametrize(
+    ("text", "licence"),
+    [
+        (MIT, "MIT"),
+        (APACHE, "Apache-2.0"),
+        (BSD, "BSD-2-Clause"),
+        (f"{BSD} Neither the name of", "BSD-3-Clause"),
+        ("GNU GENERAL PUBLIC LICENSE", None),
+    ],
+)
+def test_licences_are_told_by_their_texts(tmp_path: Path, text: str, licence: str | None) -> None:
+    (tmp_path / "COPYING.txt").write_text(text)
+    assert repository_licence(tmp_path) == licence
+    (tmp_path / "x.py").write_text(CODE)
+    (document,) = [d for d in CodeReader()(tmp_path, "x") if d.origin == "x/x.py"]
+    assert document.dropped == (None if licence else "github: no licence known")
+    (document,) = [d for d in CodeReader(())(tmp_path, "x") if d.origin == "x/x.py"]
+    assert document.dropped is None
+
+
+def test_lines_of_json_are_files(tmp_path: Path) -> None:
+    rows = [
+        {"content": CODE, "path": "a/b.py", "repo_name": "x/y", "license": "apache-2.0"},
+        {"content": CODE, "path": "a/b.py", "repo_name": "x/y", "license": "gpl-3.0"},
+        {"content": CODE, "path": "a/b.csv", "license": "MIT"},
+        {"path": "a.py"},
+        {"content": CODE, "path": "a.py"},
+    ]
+    (tmp_path / "x.jsonl").write_bytes(
+        b"\n".join(json.dumps(row).encode() for row in rows) + b'\n{"content": "\xe9"}\n'
+    )
+    found = list(CodeReader()(tmp_path / "x.jsonl", "x"))
+    assert [document.dropped for document in found] == [
+        None,
+        "github: licence not wanted",
+        "github: no code (extension)",
+        "json: no text in its field",
+        "github: no licence known",
+        "utf-8: invalid",
+    ]
+    assert (found[0].origin, found[0].licence) == ("x/y/a/b.py", "Apache-2.0")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/* Copyright 2020 X\n * all of it */\n\nint x;", "int x;"),
+        ("/* what it does */\nint x;", "/* what it does */\nint x;"),
+        ("// Copyright X\n// more\n\nint x; // y", "int x; // y"),
+        ("#!/bin/sh\n# Copyright X\n\necho", "#!/bin/sh\necho"),
+        (
+            "#!/usr/bin/env python\n# -*- coding: utf-8 -*-\n# Copyright X\nx = 1",
+            "#!/usr/bin/env python\n# -*- coding: utf-8 -*-\nx = 1",
+        ),
+        ('"""Copyright X."""\nx = 1', "x = 1"),
+        ('"""What it does."""\nx = 1', '"""What it does."""\nx = 1'),
+        ("<!-- Copyright -->\n<p>", "<p>"),
+        ("-- SPDX-License-Identifier: MIT\nSELECT", "SELECT"),
+        ("# what it does\nx = 1", "# what it does\nx = 1"),
+        ("x = 1\n# Copyright", "x = 1\n# Copyright"),
+        ("/* never closed Copyright", "/* never closed Copyright"),
+    ],
+)
+def test_the_header_goes_and_the_interpreter_stays(text: str, expected: str) -> None:
+    assert without_header(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (CODE, None),
+        (f"x = '{'a' * 1000}'", "a line too long"),
+        ("\n".join(["y" * 150] * 5), "lines too long"),
+        ("{}[]()<>+-*/ " * 5, "too few letters and digits"),
+        ("1234 5678\n" * 9, "too few letters a token"),
+        ("", "nothing but a header"),
+    ],
+)
+def test_files_that_nobody_wrote_are_dropped(text: str, reason: str | None) -> None:
+    assert why_drop(text) == reason
+
+
+@pytest.mark.parametrize("path", ["a/b.PY", "Makefile", "x.tar.go", "src/Dockerfile"])
+def test_names_of_code(path: str) -> None:
+    assert is_code(path)
+    assert not is_code(f"{path}.bin")
+
+
+def test_the_standard_library_is_mostly_kept() -> None:
+    folder = Path(sysconfig.get_path("stdlib")) / "json"
+    found = Counter(document.dropped for document in clean_code()(CodeReader(())(folder, "json")))
+    assert found[None] == len(list(folder.glob("*.py")))
+
+
+def test_endless_headers_are_read_in_linear_time() -> None:
+    for text in ("/*" * 500_000, "# " * 500_000, "#\n" * 500_000, '"""' * 300_000, " " * 1_000_000):
+        (document,) = clean_code()([Document(id="x", text=text, origin="o")])
+        assert document.dropped or document.text
