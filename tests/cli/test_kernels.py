@@ -87,3 +87,8 @@ def test_one_that_cannot_run_beside_one_that_can_is_noted(few, monkeypatch, caps
 def test_an_unknown_implementation_is_one_line(capsys):
     assert main(["kernels", "check", "--implementations", "tilde"]) == 2
     assert "expected some of tiled, triton, sdpa, got 'tilde' (did you mean tiled?)" in capsys.readouterr().err
+
+
+def test_a_device_that_cannot_compute_is_one_line(capsys):
+    assert main(["kernels", "check", "--device", "meta"]) == 2
+    assert capsys.readouterr().err == "arriero: error: device: expected cpu or cuda, got meta; give --device cpu\n"

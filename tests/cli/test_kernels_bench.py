@@ -58,3 +58,10 @@ def test_a_mistake_is_one_line(run):
     code, out, err = run(*TINY, "--cases", "packed")
     assert (code, out) == (2, "")
     assert err == "arriero: error: lengths: expected 64 or more for packed documents, got 16\n"
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_measured(run, tmp_path):
+    (tmp_path / "file").write_text("here")
+    code, out, err = run(*TINY, "--output", tmp_path / "file")
+    assert (code, out) == (2, "")
+    assert err == f"arriero: error: {tmp_path / 'file'}: File exists\n"

@@ -84,6 +84,8 @@ def test_the_reference_is_left_out_where_its_scores_would_be_too_many(monkeypatc
         ({"lengths": (63,)}, "lengths: expected 64 or more for packed documents, got 63"),
         ({"lengths": (0,), "cases": ("dense",)}, "lengths: expected 1 or more, got 0"),
         ({"repeats": 0}, "repeats: expected 1 or more, got 0"),
+        ({"lengths": (10**13,)}, "lengths: expected tensors that fit the memory of .* got 10,000,000,000,000 tokens"),
+        ({"head_dim": 10**30}, "give fewer tokens, heads or rows"),
         ({"heads": 3, "kv_heads": 2}, "heads: expected a multiple of the 2 KV heads, got 3"),
         ({"device": torch.device("meta")}, "device: expected cpu or cuda"),
     ],

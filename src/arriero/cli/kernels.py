@@ -104,6 +104,8 @@ def _choose(names: Sequence[str], device: "torch.device") -> "tuple[Implementati
             raise ArrieroError(f"implementations: expected some of {', '.join(known)}, got '{name}'{near}")
     if not names:
         raise ArrieroError(f"implementations: expected some of {', '.join(known)}, got none")
+    if device.type not in ("cpu", "cuda"):
+        raise ArrieroError(f"device: expected cpu or cuda, got {device}; give --device cpu")
     chosen = tuple(name for name in known if name in names)
     q = torch.empty(1, 1, 1, 16, device=device)
     reasons = {name: why_not(name, q, Options()) for name in chosen}

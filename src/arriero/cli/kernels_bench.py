@@ -72,6 +72,8 @@ def bench(config: BenchConfig) -> int:
         device=device,
         repeats=config.repeats,
     )
+    if config.output:
+        config.output.mkdir(parents=True, exist_ok=True)  # told now, not after the measurements, if it can't be
     with progress("Measuring", total=len(settings.points), unit="points") as tell:
         rows = list(bench_kernels(settings, tell))
     shape = {name: getattr(settings, name) for name in ("heads", "kv_heads", "head_dim", "batch", "repeats")}

@@ -6,6 +6,7 @@ run in turns on a CPU, so that a drifting machine speed hits all of them; times 
 B batch, N tokens, H heads, D head dim.
 """
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -34,6 +35,9 @@ DOCUMENT_SHARES = (5, 2, 8, 1, 6, 3, 7, 4)
 SHORTEST_PACKED = 64
 LARGEST_SCORES = 2**27
 """Most scores, over batch and heads, for which the reference is timed: it holds several such tensors."""
+
+TENSORS = 8
+"""Of the size of q that a forward and backward pass holds at the least: q, k, v, O and their gradients."""
 
 SDPA_FLASH, SDPA_MASKED = "sdpa-flash", "sdpa, dense mask"
 """PyTorch's FlashAttention-2; and its attention with an N × N mask, by which packed rows are commonly computed."""
@@ -73,6 +77,12 @@ class Settings:
             raise ArrieroError(f"lengths: expected {shortest} or more{packed}, got {min(self.lengths)}")
         if self.heads % self.kv_heads:
             raise ArrieroError(f"heads: expected a multiple of the {self.kv_heads} KV heads, got {self.heads}")
+        need = TENSORS * self.batch * max(self.lengths) * self.heads * self.head_dim * self.dtype.itemsize
+        if need > (most := _memory(self.device)):
+            raise ArrieroError(
+                f"lengths: expected tensors that fit the memory of {most / 2**30:,.1f} GiB, got {max(self.lengths):,} "
+                f"tokens, for which they take {need / 2**30:,.1f} GiB: give fewer tokens, heads or rows"
+            )
 
     @property
     def without_reference(self) -> list[int]:
@@ -138,6 +148,13 @@ def packed_documents(batch: int, tokens: int, device: torch.device) -> Documents
         shares = DOCUMENT_SHARES[turn:] + DOCUMENT_SHARES[:turn]
         bounds += [row * tokens + sum(shares[: i + 1]) * tokens // sum(shares) for i in range(len(shares))]
     return Documents.from_cu_seqlens(torch.tensor(bounds, device=device), batch, tokens)
+
+
+def _memory(device: torch.device) -> int:
+    """Bytes of memory that the device has."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _measure(settings: Settings, case: CaseName, passes: Pass, tokens: int) -> Iterator[Row]:
