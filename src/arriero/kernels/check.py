@@ -7,7 +7,9 @@ the last place of their largest number more. Ours may not.
 
 Inputs are normal, of variance 1, and the bound is meant for such. Where a softmax saturates (scores of hundreds, or one
 visible key) plain PyTorch's dS cancels exactly, and no algorithm of FlashAttention's kind comes as near: P is made from
-a rounded log-sum-exp, off by half a unit in its last place, and dP − D from an O rounded to the dtype.
+a rounded log-sum-exp, off by half a unit in its last place, and dP − D from an O rounded to the dtype. Triton's
+interpreter adds to that: NumPy's K Qᵀ, of the backward pass, isn't its Q Kᵀ to the last bit, as it is where both add up
+in one order.
 
 B batch, T query tokens, S key tokens, H heads, K KV heads, D head dim.
 """
