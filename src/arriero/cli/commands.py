@@ -25,6 +25,10 @@ COMMANDS: dict[str, Command] = {
     "rag chat": Command("arriero.cli.rag_ask:chat", "Talk about a collection, with citations"),
     "rag watch": Command("arriero.cli.rag:watch", "Keep a collection equal to its folders as files change"),
     "corpus run": Command("arriero.cli.corpus:run", "Turn raw dumps into clean, deduplicated documents"),
+    "corpus train-lm": Command("arriero.cli.corpus_models:train_lm", "Train the language model that judges web pages"),
+    "corpus train-classifier": Command(
+        "arriero.cli.corpus_models:train_classifier", "Train the classifier that tells references from random pages"
+    ),
     "corpus stats": Command("arriero.cli.corpus:stats", "Show what became of a corpus's documents, as table and page"),
     "tokenizer train": Command("arriero.cli.tokenizer:train", "Train a tokenizer of LLaMA's kind on your text"),
     "tokenizer measure": Command("arriero.cli.tokenizer:measure", "Measure how well a tokenizer fits your text"),

@@ -36,6 +36,10 @@ class Document:
         """The document with another text."""
         return dataclasses.replace(self, text=text)
 
+    def with_licence(self, licence: str) -> Self:
+        """The document under a licence."""
+        return dataclasses.replace(self, licence=licence)
+
     def with_metadata(self, **values: Any) -> Self:
         """The document with more metadata."""
         return dataclasses.replace(self, metadata={**self.metadata, **values})

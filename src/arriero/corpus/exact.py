@@ -1,4 +1,7 @@
-"""Of documents with the same text one stays: that of the smallest id, whatever their order and number of files."""
+"""Of documents with the same text one stays: that of the smallest id, whatever their order and number of files.
+
+Readers decode strictly, so texts are equal when the files' bytes are, but for a byte order mark.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -6,16 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from arriero.corpus.dedup import Records, id_key, key_of, load_array, ranges, save_array
+from arriero.corpus.dedup import Records, id_key, key_of, load_array, ranges, save_array, sortable
 from arriero.corpus.document import Document, Step
-
-_TYPE = np.dtype([("text", "<u8"), ("check", "<u8"), ("id", "S64"), ("document", "<u8")])
-"""128 bits of the text's hash, the id's beginning as it sorts, and its key."""
 
 
 @dataclass(frozen=True)
 class ExactDuplicates:
-    """The step for a whole corpus: equal texts have equal 128-bit hashes, and others practically never."""
+    """The step for a whole corpus: equal texts have equal 128-bit hashes, and others practically never.
+
+    Ids are unique in a corpus. Should two documents with one id have the same text, both stay: nothing tells which one
+    is meant, and no text may be lost. Memory: `BUDGET` to reach a verdict and some times that to sort it, and in each
+    worker 8 bytes for each document that goes.
+    """
 
     name: str = "exact duplicates"
 
@@ -27,11 +32,12 @@ class ExactDuplicates:
         """Write down the keys of the documents that go."""
         gone = [np.zeros(0, np.uint64)]
         for records in ranges(parts, "text"):
-            order = np.lexsort((records["document"], records["id"], records["check"], records["text"]))
-            ordered = records[order]
+            ordered = records[np.lexsort((records["document"], records["id"], records["check"], records["text"]))]
             same = (ordered["text"][1:] == ordered["text"][:-1]) & (ordered["check"][1:] == ordered["check"][:-1])
-            gone.append(ordered["document"][1:][same])
-        save_array(np.sort(np.concatenate(gone)), verdict)
+            starts = np.append(True, ~same)[: len(ordered)]
+            keeper = ordered["document"][starts][np.cumsum(starts) - 1]
+            gone.append(ordered["document"][ordered["document"] != keeper])
+        save_array(np.unique(np.concatenate(gone)), verdict)
 
     def step(self, verdict: Path) -> Step:
         """The step that removes them."""
@@ -40,14 +46,21 @@ class ExactDuplicates:
 
 class _Collector:
     def __init__(self) -> None:
-        self._rows: list[tuple[int, int, bytes, int]] = []
+        self._ids: list[str] = []
+        self._texts: list[tuple[int, int]] = []
 
     def add(self, document: Document) -> None:
-        text, identity = document.text.encode("utf-8", "surrogatepass"), document.id.encode("utf-8", "surrogatepass")
-        self._rows.append((key_of(text), key_of(b"check" + text), identity[:64], id_key(document.id)))
+        text = document.text.encode("utf-8", "surrogatepass")
+        self._ids.append(document.id)
+        self._texts.append((key_of(text), key_of(b"check" + text)))
 
     def save(self, path: Path) -> None:
-        save_array(np.array(self._rows, _TYPE), path)
+        ids = sortable(self._ids)
+        kind = np.dtype([("text", "<u8"), ("check", "<u8"), ("id", ids.dtype), ("document", "<u8")])
+        records = np.zeros(len(ids), kind)
+        records["text"], records["check"] = np.array(self._texts, np.uint64).reshape(-1, 2).T
+        records["id"], records["document"] = ids, np.array([id_key(identity) for identity in self._ids], np.uint64)
+        save_array(records, path)
 
 
 class RemoveListed:

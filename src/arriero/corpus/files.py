@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
-from arriero.common.errors import FormatError
+from arriero.common.errors import FormatError, NotFoundError
 from arriero.corpus.document import Document
 from arriero.parsers.isolation import ParserProcess
 
@@ -30,6 +30,9 @@ class FileReader:
             parsed = self._parser.parse(path, name=name)
         except FormatError as error:
             yield document.with_text(str(error)).drop("files: no text can be had from it")
+            return
+        except NotFoundError as error:  # it went since the inputs were found
+            yield document.with_text(str(error)).drop("files: it is gone")
             return
         metadata = {key: value for key, value in parsed.metadata.items() if key != "encoding"}
         yield document.with_text(parsed.text).with_metadata(**metadata)
