@@ -6,15 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from arriero.corpus.books import read_book
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from arriero.common.errors import ArrieroError
+from arriero.corpus import dedup, near_duplicates
+from arriero.corpus.books import read_book
 from arriero.corpus.dedup import CorpusStep
 from arriero.corpus.document import Document
 from arriero.corpus.exact import ExactDuplicates
-from arriero.corpus.near_duplicates import NearDuplicates, choose_bands, containment, shingles
+from arriero.corpus.grams import hash_grams, hash_words
+from arriero.corpus.near_duplicates import LEADERS, PERMUTATIONS, NearDuplicates, choose_bands, containment
 
 pytest.importorskip("rensa")
 WORDS = [f"{a}{b}" for a in "bcdfghklmnprst" for b in ("a", "e", "i", "o", "u", "an", "en", "on")]
@@ -52,6 +54,26 @@ def test_the_smallest_id_of_equal_texts_stays(
     assert kept(tmp_path_factory.mktemp("x"), ExactDuplicates(), documents, parts, seed) == sorted(first.values())
 
 
+@pytest.mark.parametrize("step", [ExactDuplicates(), NearDuplicates()], ids=str)
+@pytest.mark.parametrize("prefix", ["é" * 60, "folder/" * 20, ""])
+def test_long_ids_are_compared_whole(tmp_path: Path, step: CorpusStep, prefix: str) -> None:
+    documents = [Document(id=f"{prefix}#{number}", text="a b c d e f", origin="o") for number in range(8)]
+    assert kept(tmp_path, step, documents, parts=3, seed=1) == [f"{prefix}#0"]
+
+
+@pytest.mark.parametrize("step", [ExactDuplicates(), NearDuplicates()], ids=str)
+def test_of_one_id_and_text_given_twice_nothing_is_lost(tmp_path: Path, step: CorpusStep) -> None:
+    documents = [document(number, "the same words, again and again") for number in (1, 1, 2)]
+    for parts in (1, 2, 3):
+        assert kept(tmp_path, step, documents, parts) == ["x#0001", "x#0001"]
+
+
+def test_a_small_budget_takes_longer_and_decides_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = [document(number, str(number % 50)) for number in range(200)]
+    monkeypatch.setattr(dedup, "BUDGET", 500)
+    assert kept(tmp_path, ExactDuplicates(), documents, 3) == [each.id for each in documents[:50]]
+
+
 def test_bands_are_chosen_about_the_threshold() -> None:
     for threshold in (0.5, 0.8, 0.95):
         bands, rows = choose_bands(threshold)
@@ -69,7 +91,7 @@ def test_near_copies_are_found_and_others_left(tmp_path: Path) -> None:
         for _ in range(2 if pair % 2 else 40):
             copy[source.randrange(400)] = "changed"
         both = [document(2 * pair, " ".join(words)), document(2 * pair + 1, " ".join(copy))]
-        one, other = (set(shingles(each.text)) for each in both)
+        one, other = (set(hash_grams(hash_words(each.text), 5).tolist()) for each in both)
         similarity = len(one & other) / len(one | other)
         alike += similarity >= 0.9
         unlike += similarity <= 0.5
@@ -89,9 +111,31 @@ def test_neither_parts_nor_order_decide(tmp_path_factory: pytest.TempPathFactory
     texts = [" ".join([*base[number % 5], *text_of(source, number % 4)]) for number in range(40)]
     documents = [document(number, text) for number, text in enumerate(texts)]
     folder = tmp_path_factory.mktemp("x")
-    whole = kept(folder, NearDuplicates(0.8), documents)
-    assert len(whole) < 40
-    assert kept(folder, NearDuplicates(0.8), documents, parts, seed) == whole
+    for step in (NearDuplicates(0.8), NearDuplicates(0.8, 0.9)):
+        whole = kept(folder, step, documents)
+        assert len(whole) < 40
+        assert kept(folder, step, documents, parts, seed) == whole
+
+
+def test_a_short_book_inside_of_a_long_one_stays(tmp_path: Path) -> None:
+    words = text_of(random.Random(5), 5000)
+    documents = [document(0, " ".join(words)), document(1, " ".join(words[:500])), document(2, " ".join(words[:4600]))]
+    assert kept(tmp_path, NearDuplicates(0.8, 0.9), documents) == ["x#0000", "x#0001"]
+
+
+def test_groups_that_share_a_bucket_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near_duplicates, "choose_bands", lambda threshold: (1, 1))
+    collector = NearDuplicates().collector()
+    source = np.random.default_rng(0)
+    signatures = source.integers(0, 1 << 32, (LEADERS, PERMUTATIONS), np.uint32)
+    signatures[:, 0] = 1
+    for number in range(40):
+        collector.add(document(number, "x"))
+    monkeypatch.setattr(collector, "_sign", lambda: None)
+    monkeypatch.setattr(collector, "_signatures", [signatures[np.arange(40) % LEADERS]])
+    collector.save(tmp_path / "keys")
+    NearDuplicates().resolve([tmp_path / "keys"], tmp_path / "verdict")
+    assert len(np.load(tmp_path / "verdict")) == 40 - LEADERS
 
 
 @pytest.mark.parametrize("step", [ExactDuplicates(), NearDuplicates(), NearDuplicates(0.8, 0.9)], ids=str)
@@ -129,3 +173,5 @@ def test_containment_is_of_the_smaller_set() -> None:
 def test_a_threshold_is_a_share(threshold: float) -> None:
     with pytest.raises(ArrieroError, match="more than 0 and at most 1"):
         NearDuplicates(threshold)
+    with pytest.raises(ArrieroError, match="more than 0 and at most 1"):
+        NearDuplicates(0.8, threshold)

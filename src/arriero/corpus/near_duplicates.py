@@ -123,6 +123,7 @@ class _Collector:
         self._with_grams = with_grams
         self._ids: list[str] = []
         self._waiting: list[Hashes] = []
+        self._number = 0
         self._signatures = [np.zeros((0, PERMUTATIONS), np.uint32)]
         self._grams: list[Hashes] = []
 
@@ -133,9 +134,10 @@ class _Collector:
         grams = hash_grams(words, min(N, len(words)))
         self._ids.append(document.id)
         self._waiting.append(grams)
+        self._number += len(grams)
         if self._with_grams:
             self._grams.append(np.unique(grams))
-        if sum(map(len, self._waiting)) >= _FLUSH or len(self._waiting) >= _FLUSH // PERMUTATIONS:
+        if self._number >= _FLUSH or len(self._waiting) >= _FLUSH // PERMUTATIONS:
             self._sign()
 
     def _sign(self) -> None:
@@ -145,19 +147,18 @@ class _Collector:
         signed = rensa.RMinHash.digest_matrix_from_flat_token_hashes(hashes, bounds, PERMUTATIONS, SEED)
         self._signatures.append(np.array(signed.to_rows(), np.uint32).reshape(-1, PERMUTATIONS))
         self._waiting.clear()
+        self._number = 0
 
     def save(self, path: Path) -> None:
         self._sign()
         signatures = np.concatenate(self._signatures)
         bands = signatures[:, : self._bands * self._rows].reshape(len(signatures), self._bands, self._rows)
-        keys = np.zeros((self._bands, len(signatures)), np.uint64)
-        for row in range(self._rows):
-            keys = hash_grams(np.stack([keys, bands[:, :, row].T.astype(np.uint64)]), 2)[0]
+        keys = hash_grams(bands.transpose(2, 1, 0).astype(np.uint64), self._rows)[0]
         with path.open("wb") as file:
             np.save(file, np.array([id_key(identity) for identity in self._ids], np.uint64))
             np.save(file, sortable(self._ids))
             np.save(file, signatures)
-            np.save(file, keys)
+            np.save(file, np.ascontiguousarray(keys))
             np.save(file, np.cumsum([0, *map(len, self._grams)]).astype(np.int64))
             np.save(file, np.concatenate([np.zeros(0, np.uint64), *self._grams]))
 
@@ -198,15 +199,15 @@ class _Corpus:
 
 
 def _map_arrays(path: Path, number: int) -> tuple[Records, ...]:
-    """The arrays that were saved one after the other in a file, mapped into memory."""
+    """The arrays that were saved one after the other in a file, which is mapped into memory once."""
+    content = np.memmap(path, np.uint8, "r")
     arrays: list[Records] = []
     with path.open("rb") as file:
         while len(arrays) < number:
             np.lib.format.read_magic(file)
             shape, _, kind = np.lib.format.read_array_header_1_0(file)
-            size = int(np.prod(shape))
-            arrays.append(np.memmap(path, kind, "r", file.tell(), shape) if size else np.zeros(shape, kind))
-            file.seek(size * kind.itemsize, 1)
+            arrays.append(np.ndarray(shape, kind, content, file.tell()))
+            file.seek(arrays[-1].nbytes, 1)
     return tuple(arrays)
 
 
