@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -16,6 +15,7 @@ from arriero.kernels.attention import attention
 from arriero.kernels.documents import Documents
 from arriero.kernels.linear import Linear
 from arriero.kernels.recompute import recomputed
+from arriero.kernels.rms_norm import rms_norm
 from arriero.kernels.swiglu import swiglu
 from arriero.model.config import LlamaConfig
 from arriero.model.kv_cache import KVCache
@@ -31,8 +31,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise `x` (…, C); PyTorch's kernel takes the mean in fp32 for half-precision inputs."""
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        """Normalise `x` (…, C); the mean is taken in fp32 for half-precision inputs."""
+        return rms_norm(x, self.weight, self.eps)
 
 
 class Attention(nn.Module):
