@@ -48,7 +48,8 @@ class KneserNey:
         for length, table in enumerate(self.tables, start=1):
             grams = _grams(words, length, self.vocab_size)
             found[length - 1 :] = table.interpolate(grams, self.vocab_size, found[length - 1 :])
-        return np.log(found)
+        logs: Floats = np.log(found)
+        return logs
 
     def distribution(self, context: Ints) -> Floats:
         """Probability of every word after a context of `order − 1` words, (V,)."""
