@@ -68,6 +68,21 @@ def test_redirects_other_pages_and_empty_ones_are_counted(tmp_path: Path) -> Non
     ]
 
 
+def test_a_broken_page_costs_itself_alone(tmp_path: Path) -> None:
+    path = tmp_path / "x.xml"
+    pages = [page("A", "a"), page("B", "caf\u00e9"), page("C", "</b>"), page("D", "d").removesuffix("</page>")]
+    whole = f"{HEAD}{''.join(pages)}{page('E', 'e')}</mediawiki>".encode()
+    path.write_bytes(whole.replace("\u00e9".encode(), b"\xe9"))
+    found = [(document.id, document.dropped or document.text) for document in read_wikipedia(path, "x")]
+    assert found == [
+        ("x#1", "a"),
+        ("x#2", "utf-8: invalid"),
+        ("x#3", "wikipedia: broken record"),
+        ("x#4", "wikipedia: broken record"),
+        ("x#5", "e"),
+    ]
+
+
 @pytest.mark.parametrize("suffix", ["xml", "xml.bz2"])
 def test_a_dump_that_is_cut_off_gives_what_it_holds_and_says_so(tmp_path: Path, suffix: str) -> None:
     whole = HEAD + "".join(page(f"T{number}", f"text {number} " * 2000) for number in range(300))
@@ -75,6 +90,7 @@ def test_a_dump_that_is_cut_off_gives_what_it_holds_and_says_so(tmp_path: Path, 
     path = tmp_path / f"x.{suffix}"
     path.write_bytes(bz2.compress(data)[:-500] if suffix.endswith("bz2") else data)
     found = list(read_wikipedia(path, "x"))
+    assert len(found) == 300 if suffix == "xml" else len(found) > 1
     assert found[0].text.startswith("text 0")
     assert [document.dropped for document in found[:-1]] == [None] * (len(found) - 1)
     assert found[-1].dropped == "wikipedia: the dump is cut off or broken from here on"
