@@ -1,90 +1,112 @@
 """Documents that hold parts of an evaluation set go (Brown et al. 2020, arXiv 2005.14165, appendix C).
 
 A part is 13 words in a row, without case and punctuation. A shorter text of an evaluation set counts as a whole if it
-has 8 words at least; still shorter ones say nothing and are passed over.
+has 8 words at least; still shorter ones say nothing, are passed over and counted.
+
+GPT-3's way, which spares long documents, is to cut a part out with 200 characters on both sides: what lies between two
+cuts stays if it is 200 characters long, and a document of more than 10 such pieces goes after all. There each piece
+became a document; here they stay together, a blank line between them. GPT-3 also let parts pass that more than 10
+documents held, as mere phrases; here none is.
 """
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from arriero.common.compression import DAMAGE, open_bytes
 from arriero.common.errors import FormatError, NotFoundError
-from arriero.corpus.dedup import key_of
 from arriero.corpus.document import Document
-from arriero.tokenizer.measure import split_words
+from arriero.corpus.grams import Hashes, growing_grams, hash_grams, hash_words, word_spans
 
 N, SHORTEST = 13, 8
-_NO_WORD = re.compile(r"[^\w\s]+|_")
+MARGIN, PIECES = 200, 10
+"""Characters that are cut on both sides of a part, and at least stand between two; the most pieces of a document."""
+_REASON = "decontamination: part of an evaluation set"
 
 
 class Decontaminate:
-    """The step that drops them. The parts are read once in each worker: 8 bytes for each word of the sets."""
+    """The step that drops or cuts them. In each worker it holds 8 bytes for each different part of the sets."""
 
     name = "decontamination"
 
-    def __init__(self, evaluations: Sequence[Path]) -> None:
-        """See that the sets can be read.
+    def __init__(self, evaluations: Sequence[Path], *, fields: Sequence[str] = (), cut: bool = False) -> None:
+        """Read the sets.
 
         Args:
             evaluations: text files (a text each), JSON files and JSON Lines (every string in them is a text).
+            fields: names of the JSON fields, at any depth, whose strings are looked at; all by default. Say which if
+                a set repeats public text, as the passages that questions are asked about.
+            cut: take parts out of documents, rather than drop these.
 
         Raises:
-            NotFoundError, FormatError: one is not there, no text, or holds nothing of 8 words.
+            NotFoundError, FormatError: one is not there, no text, or all hold nothing of 8 words.
         """
-        self._paths = tuple(evaluations)
-        for path in self._paths:
+        self._cut = cut
+        self.passed_over = 0
+        """Texts of the sets that are too short to be found."""
+        found: dict[int, list[Hashes]] = {n: [] for n in range(SHORTEST, N + 1)}
+        for path in evaluations:
             if not path.is_file():
                 raise NotFoundError(f"no such file: {path}")
-        if not len(self._parts[N]) and all(not len(parts) for parts in self._parts.values()):
-            raise FormatError(f"evaluations: nothing of {SHORTEST} words or more in {', '.join(map(str, self._paths))}")
-
-    @cached_property
-    def _parts(self) -> dict[int, NDArray[np.uint64]]:
-        """By their numbers of words: the hashes of all parts, sorted."""
-        found: dict[int, set[int]] = {n: set() for n in range(SHORTEST, N + 1)}
-        for path in self._paths:
-            for text in _texts(path):
-                words = _words(text)
+            for text in _texts(path, frozenset(fields)):
+                words = hash_words(text)
+                if len(words) < SHORTEST:
+                    self.passed_over += 1
+                    continue
                 n = min(N, len(words))
-                if n >= SHORTEST:
-                    found[n].update(_keys(words, n))
-        return {n: np.array(sorted(keys), np.uint64) for n, keys in found.items()}
+                found[n].append(hash_grams(words, n))
+        self._parts = {n: np.unique(np.concatenate(grams)) for n, grams in found.items() if grams}
+        if not self._parts:
+            raise FormatError(f"evaluations: nothing of {SHORTEST} words or more in {', '.join(map(str, evaluations))}")
 
     def __call__(self, documents: Iterable[Document]) -> Iterator[Document]:
         for document in documents:
-            if not document.dropped and self._holds_part(document.text):
-                document = document.drop("decontamination: part of an evaluation set")
-            yield document
+            hits = [] if document.dropped else self._find(hash_words(document.text))
+            if not hits:
+                yield document
+            elif self._cut:
+                yield _cut_out(document, hits)
+            else:
+                yield document.drop(_REASON)
 
-    def _holds_part(self, text: str) -> bool:
-        words = _words(text)
-        for n, parts in self._parts.items():
-            if not len(parts) or len(words) < n:
-                continue
-            keys = np.array(_keys(words, n), np.uint64)
-            at = np.minimum(np.searchsorted(parts, keys), len(parts) - 1)
-            if np.any(parts[at] == keys):
-                return True
-        return False
-
-
-def _words(text: str) -> list[str]:
-    return split_words(_NO_WORD.sub(" ", text.lower()))
-
-
-def _keys(words: Sequence[str], n: int) -> list[int]:
-    encoded = [word.encode("utf-8", "surrogatepass") for word in words]
-    return [key_of(b" ".join(encoded[start : start + n])) for start in range(len(words) - n + 1)]
+    def _find(self, words: Hashes) -> list[tuple[int, int]]:
+        """Where parts begin, in words, and behind which word they end."""
+        hits = []
+        for n, grams in enumerate(islice(growing_grams(words), min(max(self._parts), len(words))), start=1):
+            if n in self._parts:
+                parts = self._parts[n]
+                at = np.minimum(np.searchsorted(parts, grams), len(parts) - 1)
+                hits += [(start, start + n) for start in np.flatnonzero(parts[at] == grams).tolist()]
+        return sorted(hits)
 
 
-def _texts(path: Path) -> Iterator[str]:
+def _cut_out(document: Document, hits: Sequence[tuple[int, int]]) -> Document:
+    """The document without these words and what is near to them.
+
+    Args:
+        hits: where parts begin and end, in words, in order.
+    """
+    spans = word_spans(document.text)
+    pieces, cuts, done = [], 0, 0
+    for first, behind in hits:
+        start, end = int(spans[first, 0]) - MARGIN, int(spans[behind - 1, 1]) + MARGIN
+        if start > done or not cuts:
+            pieces.append(document.text[done : max(0, start)])
+            cuts += 1
+        done = max(done, end)
+    pieces = [piece for piece in [*pieces, document.text[done:]] if len(piece) >= MARGIN]
+    if not pieces:
+        return document.drop(_REASON)
+    if len(pieces) > PIECES:
+        return document.drop("decontamination: evaluation sets all over")
+    return document.with_text("\n\n".join(pieces)).with_metadata(decontaminated=cuts)
+
+
+def _texts(path: Path, fields: frozenset[str]) -> Iterator[str]:
     """The texts of an evaluation set.
 
     Raises:
@@ -97,21 +119,23 @@ def _texts(path: Path) -> Iterator[str]:
         if ".jsonl" in kind or ".ndjson" in kind:
             for line in text.split("\n"):
                 if line.strip():
-                    yield from _strings(json.loads(line))
+                    yield from _strings(json.loads(line), fields)
         elif ".json" in kind:
-            yield from _strings(json.loads(text))
+            yield from _strings(json.loads(text), fields)
         else:
             yield text
     except (*DAMAGE, ValueError, RecursionError) as error:
         raise FormatError(f"{path}: expected text or JSON in UTF-8 ({' '.join(str(error).split())})") from error
 
 
-def _strings(value: Any) -> Iterator[str]:
+def _strings(value: Any, fields: frozenset[str]) -> Iterator[str]:
+    """All strings inside of a value, or those below the fields of these names."""
     if isinstance(value, str):
-        yield value
+        if not fields:
+            yield value
     elif isinstance(value, dict):
-        for inner in value.values():
-            yield from _strings(inner)
+        for key, inner in value.items():
+            yield from _strings(inner, frozenset() if key in fields else fields)
     elif isinstance(value, list):
         for inner in value:
-            yield from _strings(inner)
+            yield from _strings(inner, fields)
