@@ -10,6 +10,7 @@ pytest.importorskip("lxml")
 pytest.importorskip("resiliparse")
 
 from arriero.common.errors import FormatError
+from arriero.corpus import stackexchange
 from arriero.corpus.document import Document
 from arriero.corpus.stackexchange import clean_posts, read_stackexchange
 
@@ -80,13 +81,36 @@ def test_html_goes_lists_and_code_stay(site: Path) -> None:
 
 
 def test_a_lone_answer_a_wiki_page_and_a_broken_row_are_counted(site: Path) -> None:
-    rows = [post(1, "q"), post(2, "lost", 77), '<row Id="3" PostTypeId="4" Body="wiki" />', post(4, "x", 1, "many")]
+    rows = [
+        post(1, "q"),
+        post(2, "lost", 77),
+        '<row Id="3" PostTypeId="4" Body="wiki" />',
+        post(4, "x", 1, "many"),
+        post(5, "x", 1, 10**30),
+        '<row Id="6" PostTypeId="1" Body="',
+        post(1, "the same number"),
+    ]
     assert sorted(document.dropped or "" for document in read(site, *rows)) == [
         "",
+        "stackexchange: a number that another post has",
         "stackexchange: an answer without its question",
-        "stackexchange: broken row",
+        "stackexchange: broken record",
+        "stackexchange: broken record",
+        "stackexchange: broken record",
         "stackexchange: neither question nor answer",
     ]
+
+
+def test_a_question_without_answers_stays_and_its_address_needs_the_sites_name(tmp_path: Path) -> None:
+    (document,) = read(tmp_path / "Posts.xml", post(1, "q"))
+    assert (document.text, document.dropped) == ("T\n\nq", None)
+    assert document.origin == f"{tmp_path / 'Posts.xml'}#questions/1"
+
+
+def test_a_post_with_too_long_answers_is_dropped(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stackexchange, "MAX_BYTES", 1000)
+    found = read(site, post(1, "q"), post(2, "é" * 600, 1), post(3, "q"), post(4, "e" * 600, 3))
+    assert [document.dropped for document in found] == ["stackexchange: longer than 64 MiB", None]
 
 
 def test_a_dump_that_is_cut_off_gives_what_it_holds_and_says_so(site: Path) -> None:

@@ -2,10 +2,8 @@
 
 import codecs
 import re
-from pathlib import Path
-from typing import Any
 
-from arriero.common.errors import FormatError, require
+from arriero.common.errors import require
 
 _META = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?\s*([\w.:-]{2,40})""", re.IGNORECASE)
 _HEAD = 4096
@@ -42,20 +40,6 @@ def decode_page(data: bytes, declared: str | None) -> str | None:
     if name is None:
         return _decode(data, "utf-8") or _decode(data, encoding.detect_encoding(data))
     return _decode(data, encoding.map_encoding_to_html5(name) or name)
-
-
-def refuse_dtd(path: Path, content: Any) -> None:
-    """See that a dump of XML declares no entities, which could expand without end; dumps never do.
-
-    Args:
-        path: for the message.
-        content: the open file; nothing is read from it.
-
-    Raises:
-        FormatError: it has a document type.
-    """
-    if b"<!DOCTYPE" in content.peek(_HEAD):
-        raise FormatError(f"{path} declares a document type: expected a plain dump")
 
 
 def _decode(data: bytes, name: str) -> str | None:
