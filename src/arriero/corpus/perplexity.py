@@ -21,7 +21,8 @@ from arriero.common.errors import ArrieroError, FormatError, NotFoundError, requ
 from arriero.common.files import atomic_folder
 from arriero.corpus.arpa import read_arpa, write_arpa
 from arriero.corpus.document import Document, Each
-from arriero.corpus.ngram import NGramModel, Order, train
+from arriero.corpus.kneser_ney import train
+from arriero.corpus.ngram import NGramModel, Order
 from arriero.corpus.source import Part
 
 PIECES, ORDER = 65_536, 5
