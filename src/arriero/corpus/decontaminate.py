@@ -19,17 +19,20 @@ import numpy as np
 
 from arriero.common.compression import DAMAGE, open_bytes
 from arriero.common.errors import FormatError, NotFoundError
+from arriero.corpus.dedup import distinct
 from arriero.corpus.document import Document
-from arriero.corpus.grams import Hashes, growing_grams, hash_grams, hash_words, word_spans
+from arriero.corpus.grams import Hashes, growing_grams, hash_words, word_spans
 
 N, SHORTEST = 13, 8
 MARGIN, PIECES = 200, 10
 """Characters that are cut on both sides of a part, and at least stand between two; the most pieces of a document."""
+_TEXTS = 10_000
+"""Texts of a set whose parts are made together."""
 _REASON = "decontamination: part of an evaluation set"
 
 
 class Decontaminate:
-    """The step that drops or cuts them. In each worker it holds 8 bytes for each different part of the sets."""
+    """The step that drops or cuts them. In each worker it holds 16 to 24 bytes for each different part of the sets."""
 
     name = "decontamination"
 
@@ -48,18 +51,16 @@ class Decontaminate:
         self._cut = cut
         self.passed_over = 0
         """Texts of the sets that are too short to be found."""
-        found: dict[int, list[Hashes]] = {n: [] for n in range(SHORTEST, N + 1)}
+        found: dict[int, list[Hashes]] = {n: [np.zeros(0, np.uint64)] for n in range(SHORTEST, N + 1)}
         for path in evaluations:
             if not path.is_file():
                 raise NotFoundError(f"no such file: {path}")
-            for text in _texts(path, frozenset(fields)):
-                words = hash_words(text)
-                if len(words) < SHORTEST:
-                    self.passed_over += 1
-                    continue
-                n = min(N, len(words))
-                found[n].append(hash_grams(words, n))
-        self._parts = {n: np.unique(np.concatenate(grams)) for n, grams in found.items() if grams}
+            texts = _texts(path, frozenset(fields))
+            while words := [hash_words(text) for text in islice(texts, _TEXTS)]:
+                self.passed_over += sum(len(each) < SHORTEST for each in words)
+                for n, grams in _parts(words):
+                    found[n].append(grams)
+        self._parts = {n: _Parts(distinct(np.concatenate(grams))) for n, grams in found.items() if sum(map(len, grams))}
         if not self._parts:
             raise FormatError(f"evaluations: nothing of {SHORTEST} words or more in {', '.join(map(str, evaluations))}")
 
@@ -78,10 +79,37 @@ class Decontaminate:
         hits = []
         for n, grams in enumerate(islice(growing_grams(words), min(max(self._parts), len(words))), start=1):
             if n in self._parts:
-                parts = self._parts[n]
-                at = np.minimum(np.searchsorted(parts, grams), len(parts) - 1)
-                hits += [(start, start + n) for start in np.flatnonzero(parts[at] == grams).tolist()]
+                hits += [(start, start + n) for start in self._parts[n].find(grams)]
         return sorted(hits)
+
+
+class _Parts:
+    """Parts of one number of words. A table of the first bits, an eighth of it set at most, spares most searches."""
+
+    def __init__(self, grams: Hashes) -> None:
+        self._grams = grams
+        bits = max(10, (8 * len(grams)).bit_length())
+        self._shift = np.uint64(64 - bits)
+        self._table = np.zeros(1 << bits, bool)
+        self._table[grams >> self._shift] = True
+
+    def find(self, grams: Hashes) -> list[int]:
+        """The places of those that are among them."""
+        places = np.flatnonzero(self._table[grams >> self._shift])
+        asked = grams[places]
+        at = np.minimum(np.searchsorted(self._grams, asked), len(self._grams) - 1)
+        return places[self._grams[at] == asked].tolist()  # type: ignore[no-any-return]
+
+
+def _parts(texts: Sequence[Hashes]) -> Iterator[tuple[int, Hashes]]:
+    """By numbers of words: the parts of texts, a short one being one as a whole."""
+    sizes = np.array([len(words) for words in texts])
+    ends = np.cumsum(sizes)
+    for n, grams in enumerate(islice(growing_grams(np.concatenate(texts)), N), start=1):
+        if n == N:
+            yield n, grams[np.arange(len(grams)) + N <= np.repeat(ends, sizes)[: len(grams)]]
+        elif n >= SHORTEST:
+            yield n, grams[(ends - sizes)[sizes == n]]
 
 
 def _cut_out(document: Document, hits: Sequence[tuple[int, int]]) -> Document:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from arriero.corpus.dedup import Records, id_key, key_of, load_array, ranges, save_array, sortable
+from arriero.corpus.dedup import Records, distinct, id_key, key_of, load_array, ranges, save_array, sortable
 from arriero.corpus.document import Document, Step
 
 
@@ -37,7 +37,7 @@ class ExactDuplicates:
             starts = np.append(True, ~same)[: len(ordered)]
             keeper = ordered["document"][starts][np.cumsum(starts) - 1]
             gone.append(ordered["document"][ordered["document"] != keeper])
-        save_array(np.unique(np.concatenate(gone)), verdict)
+        save_array(distinct(np.concatenate(gone)), verdict)
 
     def step(self, verdict: Path) -> Step:
         """The step that removes them."""

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from arriero.common.errors import ArrieroError, require
-from arriero.corpus.dedup import Records, id_key, save_array, sortable
+from arriero.corpus.dedup import Records, distinct, id_key, save_array, sortable
 from arriero.corpus.document import Document, Step
 from arriero.corpus.exact import RemoveListed
 from arriero.corpus.grams import Hashes, hash_grams, hash_words
@@ -78,7 +78,7 @@ class NearDuplicates:
                     else:
                         leaders += [index] if len(leaders) < LEADERS else []
         keepers = corpus.documents[[groups.find(index) for index in range(len(corpus.documents))]]
-        save_array(np.unique(corpus.documents[corpus.documents != keepers]), verdict)
+        save_array(distinct(corpus.documents[corpus.documents != keepers]), verdict)
 
     def _agree(self, corpus: "_Corpus", first: int, second: int) -> bool:
         if self.containment is None:
@@ -136,7 +136,7 @@ class _Collector:
         self._waiting.append(grams)
         self._number += len(grams)
         if self._with_grams:
-            self._grams.append(np.unique(grams))
+            self._grams.append(distinct(grams))
         if self._number >= _FLUSH or len(self._waiting) >= _FLUSH // PERMUTATIONS:
             self._sign()
 
