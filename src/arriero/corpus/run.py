@@ -94,6 +94,8 @@ def make_corpus(
     executor = executor or ExecutorConfig()
     works = {name: _prepare(out, name, source, format) for name, source in _named(out, sources).items()}
     with hold_lock(out / RUN / "writer.lock", wait_s=0, what="the corpus"):
+        for leftover in out.rglob(".*.part"):  # of a run that was killed while it wrote
+            leftover.unlink(missing_ok=True)
         for name, (work, settings) in works.items():
             if not (work.folder / "recipe.toml").exists():
                 save_inputs(work.folder / "inputs.json", work.inputs)
