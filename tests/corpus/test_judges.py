@@ -11,7 +11,8 @@ from arriero.corpus.arpa import write_arpa
 from arriero.corpus.books import clean_book, read_book
 from arriero.corpus.classifier import ByClassifier, Classifier, area_under_curve, train_classifier
 from arriero.corpus.document import Document
-from arriero.corpus.perplexity import ByPerplexity, LanguageModel, normalise, train_language_model
+from arriero.corpus.perplexity import ByPerplexity, LanguageModel, normalise
+from arriero.corpus.train_lm import EXCERPT, train_language_model
 
 pytest.importorskip("sentencepiece")
 FLOOR = 0.95
@@ -79,7 +80,7 @@ def test_a_model_comes_back_from_its_folder(model: LanguageModel, tmp_path: Path
     again = LanguageModel.load(tmp_path / "lm")
     assert again.perplexity(paragraphs[-1]) == model.perplexity(paragraphs[-1])
     assert again.cutoffs == model.cutoffs
-    write_arpa(model.ngrams, model.words(), tmp_path / "lm" / "lm.arpa.gz")
+    write_arpa(model.ngrams, model.pieces.names(), tmp_path / "lm" / "lm.arpa.gz")
     by_arpa = LanguageModel.load(tmp_path / "lm")
     assert by_arpa.perplexity(paragraphs[-1]) == pytest.approx(model.perplexity(paragraphs[-1]), rel=1e-3)
 
@@ -95,6 +96,7 @@ def test_the_step_keeps_the_parts_that_are_wanted(model: LanguageModel, tmp_path
 
 def test_text_is_normalised_as_ccnet_does() -> None:
     assert normalise("Ça coûte 1.234 €, n° ٣") == "ca coute 0.000 €, n° 0"
+    assert normalise("É\nWhat?\ud800") == "e\nwhat?�"
 
 
 def test_classifiers_come_back_and_judge(tmp_path: Path, paragraphs: list[str], bad: list[str]) -> None:
@@ -107,16 +109,48 @@ def test_classifiers_come_back_and_judge(tmp_path: Path, paragraphs: list[str], 
     assert np.array_equal(twice.weights, Classifier.load(tmp_path / "c").weights)
 
 
+def test_one_long_text_is_a_reference_too(paragraphs: list[str]) -> None:
+    told: list[str] = []
+    made = train_language_model(["\n".join(paragraphs)], pieces=60_000, tell=told.append)
+    assert len(paragraphs[0]) < EXCERPT
+    assert made.ngrams.vocab_size < 60_000
+    assert any("the text is too small for 60,000" in what for what in told)
+
+
+def test_the_same_text_gives_the_same_model(model: LanguageModel, paragraphs: list[str]) -> None:
+    again = train_language_model(paragraphs[: len(paragraphs) * 2 // 3], pieces=2000)
+    assert again.pieces == model.pieces
+    assert again.cutoffs == model.cutoffs
+
+
+def test_a_sample_sets_the_cutoffs(paragraphs: list[str], bad: list[str], model: LanguageModel) -> None:
+    made = train_language_model(paragraphs[: len(paragraphs) * 2 // 3], pieces=2000, sample=bad)
+    assert made.cutoffs[1] > model.cutoffs[1]
+    with pytest.raises(ArrieroError, match="a sample with text in it"):
+        train_language_model(paragraphs, pieces=2000, sample=[" "])
+
+
+def test_a_long_document_is_scored_in_parts(model: LanguageModel, paragraphs: list[str]) -> None:
+    lines = paragraphs[:40] * 30
+    one_by_one = [model.perplexity(line) or 0.0 for line in paragraphs[:40]]
+    score = model.perplexity("\n".join(lines))
+    assert score is not None
+    assert min(one_by_one) < score < max(one_by_one)
+    assert score == pytest.approx(model.perplexity("\n".join(paragraphs[:40])), rel=1e-9)
+
+
 def test_too_little_text_is_told() -> None:
-    with pytest.raises(ArrieroError, match="20 documents or more"):
+    with pytest.raises(ArrieroError, match=r"20 documents or more .*, got 3"):
         train_language_model(["a b c"] * 3)
+    with pytest.raises(ArrieroError, match=r"pieces: expected \d+ or more, .* got 5"):
+        train_language_model([f"{chr(97 + number)} b c" for number in range(26)], pieces=5)
     with pytest.raises(ArrieroError, match="negative: expected 10 pages or more, got 1"):
         train_classifier(["x"] * 10, ["y"])
 
 
 def test_what_is_no_model_is_told(tmp_path: Path) -> None:
     for load, names in (
-        (LanguageModel.load, ("model.json", "pieces.model", "ngrams.npz")),
+        (LanguageModel.load, ("model.json", "pieces.model")),
         (Classifier.load, ("classifier.json", "classifier.safetensors")),
     ):
         folder = tmp_path / names[0]
@@ -127,6 +161,19 @@ def test_what_is_no_model_is_told(tmp_path: Path) -> None:
             (folder / name).write_text("{}")
         with pytest.raises(FormatError, match="damaged"):
             load(folder)
+
+
+@pytest.mark.parametrize("name", ["pieces.model", "ngrams/1.keys.npy", "ngrams/3.backoff.npy", "model.json"])
+@pytest.mark.parametrize("damage", ["cut", "gone"])
+def test_a_damaged_language_model_is_told(model: LanguageModel, tmp_path: Path, name: str, damage: str) -> None:
+    model.save(tmp_path / "lm")
+    path = tmp_path / "lm" / name
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises((FormatError, NotFoundError), match=r"(damaged|holds no) language model"):
+        LanguageModel.load(tmp_path / "lm")
 
 
 def test_areas_under_curves() -> None:

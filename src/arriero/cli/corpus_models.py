@@ -1,13 +1,17 @@
 """`arriero corpus train-lm` and `train-classifier`: the models that judge web pages."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from arriero.cli.bar import reading_bar
 from arriero.cli.options import positional
 from arriero.cli.output import note, print_json, printable
 from arriero.common.errors import ArrieroError
-from arriero.common.progress import progress
+
+if TYPE_CHECKING:
+    from arriero.corpus.inputs import Input
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,34 +38,29 @@ class TrainLmConfig:
 def train_lm(config: TrainLmConfig) -> int:
     """Train the language model that tells pages like the reference from others (CCNet's).
 
-    The whole text is held in memory, about ten times over: some hundred megabytes of text are plenty.
+    The text may be larger than the memory; temporary files (in $TMPDIR) take some thirty times its size meanwhile.
 
     Examples:
       arriero corpus train-lm corpus/wikipedia --out models/wikipedia-lm
       arriero corpus train-lm corpus/wikipedia --out models/lm --sample corpus/commoncrawl --arpa wikipedia.arpa.gz
     """
-    from arriero.corpus.perplexity import train_language_model
+    from arriero.corpus.train_lm import train_language_model
 
     _check_new(config.out)
     for name, least in (("pieces", 100), ("order", 1)):
         if getattr(config, name) < least:
             raise ArrieroError(f"--{name}: expected {least} or more, got {getattr(config, name)}")
-    sample = None if config.sample is None else read_documents([config.sample])
-    texts = read_documents(config.paths)
-    with progress("Training", total=3, unit="stages") as advance:
-
-        def tell(what: str) -> None:
-            note(what)
-            advance(1)
-
-        model = train_language_model(texts, pieces=config.pieces, order=config.order, sample=sample, tell=tell)
+    paths = (config.paths, None if config.sample is None else [config.sample])
+    texts, sample = (None if given is None else read_documents(given) for given in paths)
+    assert texts is not None
+    model = train_language_model(texts, pieces=config.pieces, order=config.order, sample=sample, tell=note)
     model.save(config.out, config.arpa)
-    grams = [len(order.keys) for order in model.ngrams.orders]
+    size, grams = model.ngrams.vocab_size, [len(order.keys) for order in model.ngrams.orders]
     if config.json:
-        print_json({"model": config.out, "pieces": len(model.words()), "ngrams": grams, "cutoffs": model.cutoffs})
+        print_json({"model": config.out, "pieces": size, "ngrams": grams, "cutoffs": model.cutoffs})
     else:
         low, high = model.cutoffs
-        print(f"{len(model.words()):,} pieces; n-grams: {', '.join(f'{n:,}' for n in grams)}")
+        print(f"{size:,} pieces; n-grams: {', '.join(f'{n:,}' for n in grams)}")
         print(f"head below {low:,.0f}, tail from {high:,.0f}")
         print(printable(str(config.out)))
     return 0
@@ -96,8 +95,8 @@ def train_classifier(config: TrainClassifierConfig) -> int:
     from arriero.corpus.classifier import train_classifier as train
 
     _check_new(config.out)
-    positive = [text for text in read_documents(config.positive) if len(text) >= config.shortest]
-    model = train(positive, list(read_documents(config.negative)), config.seed)
+    positive, negative = (read_documents(paths) for paths in (config.positive, config.negative))
+    model = train(_long(positive, config.shortest), negative, config.seed)
     model.save(config.out)
     if config.json:
         print_json({"model": config.out, "auc": model.auc, "accuracy": model.accuracy})
@@ -107,23 +106,46 @@ def train_classifier(config: TrainClassifierConfig) -> int:
     return 0
 
 
-def read_documents(paths: Iterable[Path]) -> list[str]:
-    """The texts of files and folders; broken lines are told, and passed over."""
-    from arriero.corpus.books import read_book
+def _long(texts: Iterable[str], shortest: int) -> Iterator[str]:
+    """The texts of so many characters; how many have fewer is told."""
+    short = 0
+    for text in texts:
+        if len(text) >= shortest:
+            yield text
+        else:
+            short += 1
+    if short:
+        note(f"{short:,} positive pages are shorter than {shortest:,} characters, and are no examples (--shortest)")
+
+
+def read_documents(paths: Iterable[Path]) -> Iterator[str]:
+    """The texts of files and folders, under a bar of bytes; broken lines are told, and passed over.
+
+    Raises:
+        NotFoundError: a path does not exist; at once, and not when the first text is asked for.
+    """
     from arriero.corpus.inputs import find_inputs
+
+    return _read(find_inputs(paths, whole_folders=False))
+
+
+def _read(inputs: Sequence["Input"]) -> Iterator[str]:
+    from arriero.corpus.books import read_book
     from arriero.corpus.jsonl import read_jsonl
 
-    texts: list[str] = []
     dropped = 0
-    for entry in find_inputs(paths, whole_folders=False):
-        plain = ".json" not in entry.name and entry.path.suffix != ".parquet"
-        for document in read_book(entry.path, entry.name) if plain else read_jsonl(entry.path, entry.name):
-            dropped += document.dropped is not None
-            if not document.dropped:
-                texts.append(document.text)
+    with reading_bar("Reading") as tell:
+        done, total = 0, sum(entry.bytes for entry in inputs)
+        for entry in inputs:
+            plain = ".json" not in entry.name and entry.path.suffix != ".parquet"
+            for document in read_book(entry.path, entry.name) if plain else read_jsonl(entry.path, entry.name):
+                dropped += document.dropped is not None
+                if not document.dropped:
+                    yield document.text
+            done += entry.bytes
+            tell(done, total)
     if dropped:
         note(f"{dropped:,} documents could not be read, or are empty")
-    return texts
 
 
 def _check_new(out: Path) -> None:

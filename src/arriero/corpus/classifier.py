@@ -5,9 +5,10 @@ of length 1; logistic regression by AdaGrad (Duchi et al. 2011) weighs them. A m
 `classifier.safetensors` and `classifier.json`.
 """
 
+import dataclasses
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -25,11 +26,9 @@ LONGEST = 20_000
 """Words of a document that are looked at."""
 THRESHOLD = 0.25
 """What RedPajama keeps from on."""
-SHORTEST_REFERENCE = 1_000
-"""Characters of a page that may stand as an example: shorter ones are mostly errors and menus."""
 EPOCHS, STEP, PENALTY = 8, 0.3, 1e-6
 _WEIGHTS, _FACTS = "classifier.safetensors", "classifier.json"
-Vector = tuple[NDArray[np.int64], NDArray[np.float64]]
+Vector = tuple[NDArray[np.int32], NDArray[np.float32]]
 
 
 def features(text: str) -> Vector:
@@ -40,7 +39,7 @@ def features(text: str) -> Vector:
     numbers, counts = np.unique(np.array(hashes, np.int64) & ((1 << BITS) - 1), return_counts=True)
     values = np.log1p(counts)
     length = np.sqrt(np.sum(values**2))
-    return numbers, values / length if length else values
+    return numbers.astype(np.int32), (values / length if length else values).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,10 @@ class Classifier:
 
     def probability(self, text: str) -> float:
         """That a page looks like the first kind."""
-        return float(_sigmoid(self._logit(features(text))))
+        return float(_sigmoid(self.logit(features(text))))
 
-    def _logit(self, vector: Vector) -> float:
+    def logit(self, vector: Vector) -> float:
+        """log p / (1 - p) of a page of these features."""
         numbers, values = vector
         return float(self.weights[numbers] @ values) + self.bias
 
@@ -94,38 +94,45 @@ class Classifier:
             raise FormatError(f"{folder} holds a damaged classifier ({error}): train it again") from error
 
 
-def train_classifier(positive: Sequence[str], negative: Sequence[str], seed: int = 0) -> Classifier:
+def train_classifier(positive: Iterable[str], negative: Iterable[str], seed: int = 0) -> Classifier:
     """Train on pages of both kinds; every tenth of each is held out, to tell how well it works.
+
+    Memory: 8 bytes for each different word, and pair of words, of each page.
 
     Raises:
         ArrieroError: there are fewer than ten pages of a kind.
     """
-    for name, pages in (("positive", positive), ("negative", negative)):
-        if len(pages) < 10:
-            raise ArrieroError(f"{name}: expected 10 pages or more, got {len(pages)}")
-    labelled = [(features(page), label) for label, pages in ((1.0, positive), (0.0, negative)) for page in pages]
-    place = [number for pages in (positive, negative) for number in range(len(pages))]
-    training = [row for row, number in zip(labelled, place, strict=True) if number % 10 != 9]
-    held_out = [row for row, number in zip(labelled, place, strict=True) if number % 10 == 9]
-    share = sum(label for _, label in training) / len(training)
-    weight = {1.0: 0.5 / share, 0.0: 0.5 / (1 - share)}  # both kinds count the same, however many there are
+    training: list[tuple[Vector, float]] = []
+    held_out: list[tuple[Vector, float]] = []
+    for name, pages, label in (("positive", positive, 1.0), ("negative", negative, 0.0)):
+        number = 0
+        for number, page in enumerate(pages, 1):
+            (training if number % 10 else held_out).append((features(page), label))
+        if number < 10:
+            raise ArrieroError(f"{name}: expected 10 pages or more, got {number}")
+    weights, bias = _fit(training, np.random.default_rng(seed))
+    made = Classifier(weights.astype(np.float32), bias, 0.0, 0.0)
+    scores = np.array([made.logit(vector) for vector, _ in held_out])
+    labels = np.array([label for _, label in held_out]) > 0.5
+    accuracy = float(np.mean((scores > 0) == labels))
+    return dataclasses.replace(made, auc=area_under_curve(scores[labels], scores[~labels]), accuracy=accuracy)
+
+
+def _fit(examples: Sequence[tuple[Vector, float]], random: np.random.Generator) -> tuple[NDArray[np.float64], float]:
+    """Weights and bias that make the examples' labels likely; both kinds count the same, however many there are."""
+    share = sum(label for _, label in examples) / len(examples)
     weights, squares = np.zeros(1 << BITS), np.full(1 << BITS, 1e-8)
     bias, bias_square = 0.0, 1e-8
-    random = np.random.default_rng(seed)
     for _ in range(EPOCHS):
-        for index in random.permutation(len(training)):
-            (numbers, values), label = training[index]
-            error = weight[label] * (_sigmoid(weights[numbers] @ values + bias) - label)
+        for index in random.permutation(len(examples)):
+            (numbers, values), label = examples[index]
+            error = (_sigmoid(weights[numbers] @ values + bias) - label) * 0.5 / (share if label else 1 - share)
             gradient = error * values + PENALTY * weights[numbers]
             squares[numbers] += gradient**2
             weights[numbers] -= STEP * gradient / np.sqrt(squares[numbers])
             bias_square += error**2
             bias -= STEP * error / bias_square**0.5
-    made = Classifier(weights.astype(np.float32), float(bias), 0.0, 0.0)
-    scores = np.array([made._logit(vector) for vector, _ in held_out])
-    labels = np.array([label for _, label in held_out]) > 0.5
-    accuracy = float(np.mean((scores > 0) == labels))
-    return Classifier(made.weights, made.bias, area_under_curve(scores[labels], scores[~labels]), accuracy)
+    return weights, float(bias)
 
 
 def area_under_curve(high: NDArray[np.float64], low: NDArray[np.float64]) -> float:
