@@ -5,7 +5,9 @@ import io
 import tarfile
 from pathlib import Path
 
-from arriero.corpus.arxiv import find_main, join, read_arxiv
+import pytest
+
+from arriero.corpus.arxiv import read_arxiv
 from arriero.corpus.latex import clean_latex
 
 MAIN = "\\documentclass{article}\\begin{document}\\section{A}\\input{part}\\end{document}"
@@ -24,7 +26,7 @@ def test_an_archive_is_one_paper(tmp_path: Path) -> None:
     files = {"main.tex": MAIN.encode(), "part.tex": b"text", "x.png": b"\x89"}
     for mode, suffix in (("w", "tar"), ("w:gz", "tar.gz"), ("w:gz", "gz")):
         (paper,) = read_arxiv(tar(files, tmp_path / f"2101.00001v2.{suffix}", mode), f"2101.00001v2.{suffix}")
-        assert paper.text == MAIN.replace("\\input{part}", "text")
+        assert paper.text == MAIN.replace("\\input{part}", "text\n")
         assert paper.origin == "https://arxiv.org/abs/2101.00001"
         assert paper.metadata == {"files": 2}
 
@@ -52,7 +54,7 @@ def test_a_bulk_archive_holds_many(tmp_path: Path) -> None:
         "arxiv: only a PDF",
         "arxiv: the archive is cut off or damaged",
     ]
-    assert found[0].text == MAIN.replace("\\input{part}", "in")
+    assert found[0].text == MAIN.replace("\\input{part}", "in\n")
     assert [document.id for document in found] == [f"bulk.tar#{name}" for name in files]
 
 
@@ -84,16 +86,92 @@ def test_no_name_leads_out_of_the_archive(tmp_path: Path) -> None:
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
     (paper,) = read_arxiv(tmp_path / "x.tar", "x.tar")
-    assert paper.text == "\\documentclass{a}\\section{A}b"
+    assert paper.text == "\\documentclass{a}\\section{A}b\n"
     assert paper.metadata["files_missing"] == 2
 
 
-def test_cycles_are_cut_and_a_bomb_of_inputs_is_bounded() -> None:
-    files = {"main.tex": "\\documentclass{a}a\\input{b}", "b.tex": "b\\input{main}\\input{b}c"}
-    assert join(files) == ("\\documentclass{a}abc", 0)
-    files = {f"f{n}.tex": f"\\input{{f{n + 1}}}" * 10 for n in range(12)} | {"f12.tex": "x" * 1000}
-    text, _ = join({"main.tex": "\\documentclass{a}\\input{f0}", **files})
-    assert len(text) <= 1 << 26
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("2101.00001.gz", gzip.compress(b"%PDF-1.4 \\section"), "arxiv: only a PDF"),
+        ("2101.00001.gz", gzip.compress(b"%!PS-Adobe \\section"), "arxiv: only PostScript"),
+        ("2101.00001.pdf", b"%PDF", "arxiv: only a PDF"),
+        ("2101.00001.gz", gzip.compress(b"%auto-ignore\nThis paper is gone."), "arxiv: withdrawn"),
+        ("2101.00001.gz", gzip.compress(b"%auto-ignore\n\\section{Why} we withdrew"), "arxiv: withdrawn"),
+        ("2101.00001.gz", gzip.compress(b"\\section{A} This paper has been withdrawn by us."), "arxiv: withdrawn"),
+        ("2101.00001.gz", gzip.compress(b"\\section{A} \x00"), "nul bytes"),
+        ("2101.00001.gz", gzip.compress(b"no sign of TeX"), "arxiv: no LaTeX in it"),
+        ("2101.00001.gz", gzip.compress(b"\\section{A}" * 99)[:-9], "arxiv: the archive is cut off or damaged"),
+        ("2101.00001.gz", b"", "arxiv: no LaTeX in it"),
+    ],
+)
+def test_what_is_no_paper_is_told(tmp_path: Path, name: str, data: bytes, reason: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    (paper,) = read_arxiv(tmp_path / name, name)
+    assert (paper.dropped, paper.origin) == (reason, "https://arxiv.org/abs/2101.00001")
+
+
+def test_figures_and_archives_in_a_paper_are_no_papers(tmp_path: Path) -> None:
+    files = {"a.pdf": b"%PDF", "b.eps.gz": gzip.compress(b"%!PS"), "data.tar.gz": b"", "main.tex": b"\\section{A}"}
+    (paper,) = read_arxiv(tar(files, tmp_path / "x.tar.gz", "w:gz"), "x.tar.gz")
+    assert (paper.id, paper.text, paper.dropped) == ("x.tar.gz#", "\\section{A}", None)
+    (paper,) = read_arxiv(tar({"a.pdf": b"%PDF"}, tmp_path / "y.tar"), "y.tar")
+    assert paper.dropped == "arxiv: only a PDF"
+
+
+def test_a_bulk_archive_may_name_papers_as_it_likes(tmp_path: Path) -> None:
+    papers = {"a.gz": gzip.compress(b"\\section{A}"), "b/c.tar.gz": b"no archive", "d.txt": b"list"}
+    found = list(read_arxiv(tar(papers, tmp_path / "x.tar"), "x.tar"))
+    assert [(paper.id, paper.text, paper.dropped) for paper in found] == [
+        ("x.tar#a.gz", "\\section{A}", None),
+        ("x.tar#b/c.tar.gz", "", "arxiv: no LaTeX in it"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("2101.00001v12.tar.gz", "2101.00001"),
+        ("arXiv-0704.0001v1.gz", "0704.0001"),
+        ("0001/hep-th0001001.gz", "hep-th/0001001"),
+        ("math.GT/0309136", "math/0309136"),
+        ("astro-ph/0309136v2.tar", "astro-ph/0309136"),
+        ("2199.00001.gz", None),
+        ("report0103001.gz", None),
+        ("12345678.gz", None),
+        ("x2101.00001.gz", None),
+    ],
+)
+def test_the_papers_address_is_told_by_its_name(tmp_path: Path, name: str, number: str | None) -> None:
+    (tmp_path / "x").write_bytes(b"\\section{A}")
+    (paper,) = read_arxiv(tmp_path / "x", name)
+    assert paper.origin == (f"https://arxiv.org/abs/{number}" if number else str(tmp_path / "x"))
+
+
+def test_hostile_archives_are_told(tmp_path: Path) -> None:
+    good = tar({"2101.00001.gz": gzip.compress(MAIN.encode())}, tmp_path / "good.tar").read_bytes()[:1024]
+    long = tarfile.TarInfo("long")
+    long.type, long.size = tarfile.XHDTYPE, 1 << 40
+    headers = b"".join(tarfile.TarInfo.create_pax_global_header({"a": "b"}) for _ in range(3_000))
+    for rest in (b"Z" * 512, good[:300], long.tobuf(tarfile.GNU_FORMAT), headers):
+        (tmp_path / "x.tar").write_bytes(good + rest)
+        found = list(read_arxiv(tmp_path / "x.tar", "x.tar"))
+        assert [(paper.id, paper.dropped) for paper in found] == [
+            ("x.tar#2101.00001.gz", None),
+            ("x.tar#!", "arxiv: the archive is cut off or damaged"),
+        ]
+
+
+def test_a_paper_is_bounded(tmp_path: Path) -> None:
+    path = tar({f"{n}.tex": b"\\a" * (1 << 23) for n in range(5)}, tmp_path / "x.tar.gz", "w:gz")
+    (paper,) = read_arxiv(path, "x")
+    assert paper.dropped == "arxiv: more than 64 MiB or 5000 files"
+    path = tar({f"{n}.tex": b"\\a" for n in range(5_001)}, tmp_path / "x.tar.gz", "w:gz")
+    (paper,) = read_arxiv(path, "x")
+    assert paper.dropped == "arxiv: more than 64 MiB or 5000 files"
+    (tmp_path / "y.gz").write_bytes(gzip.compress(b"\\a" * (1 << 25) + b"a"))
+    (paper,) = read_arxiv(tmp_path / "y.gz", "y.gz")
+    assert paper.dropped == "arxiv: longer than 64 MiB"
 
 
 def test_inputs_in_comments_are_none(tmp_path: Path) -> None:
@@ -103,18 +181,14 @@ def test_inputs_in_comments_are_none(tmp_path: Path) -> None:
     assert paper.text.count("once") == 1
 
 
-def test_the_main_file_is_found() -> None:
-    whole = "\\documentclass{a}\\begin{document}\\input{intro}\\end{document}"
-    assert find_main({"intro.tex": "long " * 100, "paper.tex": whole, "old.tex": "\\documentclass{a}"}) == "paper.tex"
-
-
 def test_macros_of_the_papers_own_styles_are_used(tmp_path: Path) -> None:
     files = {
-        "main.tex": b"\\documentclass{a}\\begin{document}\\section{A} \\R",
-        "my.sty": b"\\newcommand{\\R}{\\mathbb R}",
+        "./main.tex": b"\\documentclass{a}\\usepackage{amsmath, my}\\begin{document}\\section{A} \\R\\Q",
+        "./my.sty": b"\\newcommand{\\R}{\\mathbb R}\\RequirePackage{my}",
+        "./unused.sty": b"\\newcommand{\\Q}{\\mathbb Q}",
     }
     (document,) = clean_latex()(read_arxiv(tar(files, tmp_path / "x.tar"), "x"))
-    assert document.text == "\\section{A} \\mathbb R"
+    assert document.text == "\\section{A} \\mathbb R\\Q"
 
 
 def test_an_archive_without_latex_is_told(tmp_path: Path) -> None:

@@ -1,42 +1,57 @@
-"""An author's own macros, written out where they are used (LLaMA, section 2.1: "inline-expanded").
+r"""An author's own macros, written out where they are used (LLaMA, section 2.1: "inline-expanded").
 
-`\\newcommand` and its relatives, `\\def` with plain parameters and `\\DeclareMathOperator` are read, and go. A macro
-stays if it is a program (it asks, defines or looks ahead), within its own expansion, and where it would grow beyond
-measure.
+`\newcommand` and its relatives, `\def` with plain parameters and `\DeclareMathOperator` are read, and go. As TeX has
+it, what a macro leaves is read again, its arguments too, and a macro at its end takes arguments from the text behind.
+A use stays if the macro is a program (it asks, defines or looks ahead), if it lacks arguments, and if it would grow
+beyond measure.
 """
 
 import re
-from collections.abc import Sequence
+import string
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-MOST_GROWTH = 2_000
-"""Characters that one use of a macro may grow to beyond its arguments."""
+MOST_WORK, PER_ARGUMENT = 20_000, 20
+"""Characters that one use may write, those of macros in macros counted each time, and more for each of its arguments'.
+"""
+PER_TEXT = 10
+"""Characters for each one of a text that all its uses together may write."""
+LONGEST_OPTION = 1_000
+"""Characters of an optional argument."""
+_STEP = 10
+"""What a macro costs that writes nothing."""
 _PROGRAM = re.compile(
-    r"\\(?:expandafter|csname|futurelet|@ifnextchar|@ifstar|if|else|fi|[egx]?def|let|newcommand|renewcommand|global"
-    r"|protected|relax|the|number|ifthenelse|begingroup|endgroup|gdef|@[a-zA-Z@]+)(?![a-zA-Z])|\\if[a-z]+"
+    r"\\(?:expandafter|csname|futurelet|if[a-zA-Z@]*|else|fi|[egx]?def|let|(?:re)?newcommand|providecommand|global"
+    r"|protected|relax|the|number|begingroup|endgroup|@[a-zA-Z@]+)(?![a-zA-Z])"
 )
 """What cannot be written out without running TeX."""
 _DEFINE = re.compile(
-    r"\\(?:(?P<new>(?:re)?newcommand|providecommand|DeclareRobustCommand)\*?\s*(?:\{\s*\\(?P<a>[a-zA-Z@]+)\s*\}|\\(?P<b>[a-zA-Z@]+))"
+    r"(?<!\\)\\(?:"
+    r"(?P<new>(?:re)?newcommand|(?P<provide>providecommand)|DeclareRobustCommand)\*?\s*"
+    r"(?:\{\s*\\(?P<a>[a-zA-Z@]+)\s*\}|\\(?P<b>[a-zA-Z@]+))"
     r"|(?P<def>[egx]?def|long\s*\\def)\s*\\(?P<c>[a-zA-Z@]+)(?P<parameters>(?:\s*#[1-9])*)\s*(?=\{)"
-    r"|DeclareMathOperator(?P<star>\*?)\s*\{\s*\\(?P<d>[a-zA-Z@]+)\s*\})"
+    r"|DeclareMathOperator(?P<star>\*?)\s*(?:\{\s*\\(?P<d>[a-zA-Z@]+)\s*\}|\\(?P<e>[a-zA-Z@]+))"
+    r")"
 )
-LONGEST_OPTION, LONGEST_ARGUMENTS = 1_000, 20_000
-"""Characters of an optional argument, and of all arguments of one use."""
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_BRACE = re.compile(r"\\[\\{}]|[{}]")
 _COUNT = re.compile(r"\s*\[\s*([0-9])\s*\]")
-_COMMAND = re.compile(r"\\(?:[a-zA-Z@]+|.)", re.DOTALL)
+_COMMAND = re.compile(r"\\(?:([a-zA-Z@]+)|.)", re.DOTALL)
 _PARAMETER = re.compile(r"#([1-9])")
-_WORD = re.compile(r"\\([a-zA-Z@]+)")
+_BLANKS = re.compile(r"[ \t]*+\n?[ \t]*+")
+_NO_ARGUMENT = frozenset("{}$&\n")
+"""What is no argument by itself: half a group, an empty line, or the end of the formula or cell around it."""
+_LETTERS = string.ascii_letters
+_LONGEST_COMMAND = 80
 _NEVER_NAMES = (
     "begin end item input include part chapter section subsection subsubsection paragraph subparagraph appendix "
     "bibliography label ref cite caption footnote newcommand def verb"
 )
 _NEVER = frozenset(_NEVER_NAMES.split())
 """What has a meaning of its own, however an author changes its looks."""
+Spans = Sequence[tuple[int, int]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Macro:
     """What stands for a command."""
 
@@ -46,144 +61,85 @@ class Macro:
     body: str
 
 
-def take_definitions(text: str) -> tuple[str, dict[str, Macro]]:
-    """The text without definitions, and the macros; the last definition of a name counts."""
+def take_definitions(text: str, verbatim: Spans = ()) -> tuple[str, dict[str, Macro]]:
+    """The text without definitions, and the macros; the last definition of a name counts.
+
+    Args:
+        verbatim: spans of the text, in order, in which nothing is a definition.
+    """
     macros: dict[str, Macro] = {}
-    pairs = _pairs(text)
-    kept, at = [], 0
-    while found := _DEFINE.search(text, at):
-        read = _read_definition(text, found, pairs)
-        if read is None:
-            kept.append(text[at : found.end()])
-            at = found.end()
+    source = _Source(text)
+    kept, start = [], 0
+    spans = iter([*verbatim, (len(text), len(text) + 1)])
+    begin, end = next(spans)
+    while found := _DEFINE.search(text, source.at):
+        source.at = found.end()
+        while end <= found.start():
+            begin, end = next(spans)
+        if begin <= found.start() or (read := _read_definition(source, found)) is None:
             continue
-        name, macro, end = read
+        name, macro = read
+        kept.append(text[start : found.start()])
+        start = source.at
         if name in _NEVER or _PROGRAM.search(macro.body):
             macros.pop(name, None)
-        else:
+        elif not (found["provide"] and name in macros):
             macros[name] = macro
-        kept.append(text[at : found.start()])
-        at = end
-    return "".join(kept) + text[at:], macros
+    return "".join(kept) + text[start:], macros
 
 
-def _read_definition(text: str, found: re.Match[str], pairs: dict[int, int]) -> tuple[str, Macro, int] | None:
-    """Name, macro, and where the definition ends; None if it is not whole."""
-    at, arguments, default = found.end(), 0, None
-    if found["new"]:
-        if count := _COUNT.match(text, at):
-            arguments, at = int(count[1]), count.end()
-            at = _skip_blanks(text, at)
-            if text.startswith("[", at):
-                if (end := _bracket(text, at)) is None:
-                    return None
-                default, at = text[at + 1 : end], end + 1
-    elif found["def"]:
-        arguments = found["parameters"].count("#")
-    at = _skip_blanks(text, at)
-    if (end := pairs.get(at)) is None:
-        return None
-    body = text[at + 1 : end]
-    if found["d"]:
-        body = rf"\operatorname{found['star']}{{{body}}}"
-    name = next(name for name in (found["a"], found["b"], found["c"], found["d"]) if name)
-    return name, Macro(arguments, default, body), end + 1
-
-
-class _Endless(Exception):
-    """A macro grows beyond measure."""
-
-
-def expand(text: str, macros: dict[str, Macro], verbatim: Sequence[tuple[int, int]] = ()) -> tuple[str, int]:
+def expand(text: str, macros: Mapping[str, Macro], verbatim: Spans = ()) -> tuple[str, int]:
     """The text with every macro written out, and how many uses were left as they were.
 
     Args:
-        verbatim: spans of the text that stay as they are.
+        verbatim: spans of the text, in order, that stay as they are.
     """
     if not macros:
         return text, 0
-    left = 0
-    kept, at, spans, pairs = [], 0, list(verbatim), _pairs(text)
-    while found := _WORD.search(text, at):
-        while spans and spans[0][1] <= found.start():
-            spans.pop(0)
-        inside = bool(spans) and spans[0][0] <= found.start()
-        name, escaped = found[1], _is_escaped(text, found.start())
-        if inside or escaped or name not in macros:
-            kept.append(text[at : found.end()])
-            at = found.end()
-            continue
-        try:
-            written, end = _write_out(text, found, macros, frozenset(), MOST_GROWTH, pairs)
-        except _Endless:
-            left += 1
-            written, end = found[0], found.end()
-        kept += [text[at : found.start()], written]
+    writer = _Writer(macros, MOST_WORK + PER_TEXT * len(text))
+    at = 0
+    for start, end in [*verbatim, (len(text), len(text))]:
+        writer.read(text[at:start])
+        writer.put(text[start:end])
         at = end
-    return "".join(kept) + text[at:], left
+    return "".join(writer.out), writer.left
 
 
-def _write_out(
-    text: str, found: re.Match[str], macros: dict[str, Macro], active: frozenset[str], room: int, pairs: dict[int, int]
-) -> tuple[str, int]:
-    """What stands for one use of a macro, and where the use ends in the text."""
-    name = found[1]
-    macro = macros[name]
-    arguments, end = _read_arguments(text, found.end(), macro, pairs)
-    room += end - found.end()
-    body = _PARAMETER.sub(lambda sign: _argument(sign, arguments), macro.body)
-    if len(body) > room or end - found.end() > LONGEST_ARGUMENTS:
-        raise _Endless
-    active = active | {name}
-    kept, at, size, inner = [], 0, 0, _pairs(body)
-    while use := _WORD.search(body, at):
-        if use[1] in macros and use[1] not in active and not _is_escaped(body, use.start()):
-            written, after = _write_out(body, use, macros, active, room - size, inner)
-        else:
-            written, after = use[0], use.end()
-        kept += [body[at : use.start()], written]
-        size += use.start() - at + len(written)
-        at = after
-        if size > room:
-            raise _Endless
-    made = "".join(kept) + body[at:]
-    if len(made) > room:
-        raise _Endless
-    if made[-1:].isalpha() and re.search(r"\\[a-zA-Z@]+\Z", made) and text[end : end + 1].isalpha():
-        made += " "  # the command's last word must not run into the text's next
-    return made, end
+class _Source:
+    """A text that is read from left to right."""
 
+    __slots__ = ("_pairs", "at", "text")
 
-def _argument(sign: re.Match[str], arguments: Sequence[str]) -> str:
-    number = int(sign[1])
-    return arguments[number - 1] if number <= len(arguments) else sign[0]
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.at = 0
+        self._pairs: dict[int, int] | None = None
 
+    def skip_blanks(self) -> bool:
+        """Go on to what is no blank, at most one line down; False at the end."""
+        found = _BLANKS.match(self.text, self.at)
+        self.at = found.end() if found else self.at
+        return self.at < len(self.text)
 
-def _read_arguments(text: str, at: int, macro: Macro, pairs: dict[int, int]) -> tuple[list[str], int]:
-    """A use's arguments, groups or single signs, and where they end."""
-    arguments: list[str] = []
-    if macro.default is not None:
-        start = _skip_blanks(text, at)
-        end = _bracket(text, start)
-        arguments.append(macro.default if end is None else text[start + 1 : end])
-        at = at if end is None else end + 1
-    while len(arguments) < macro.arguments:
-        start = _skip_blanks(text, at)
-        if start >= len(text):
-            arguments.append("")
-            continue
-        if (end := pairs.get(start)) is not None:
-            arguments.append(text[start + 1 : end])
-            at = end + 1
-        elif word := _COMMAND.match(text, start):
-            arguments.append(word[0])
-            at = word.end()
-        else:
-            arguments.append(text[start])
-            at = start + 1
-    if not macro.arguments and text.startswith("{}", at):
-        at += 2
-    return arguments, at
+    def group(self) -> str | None:
+        """What the braces hold that open here; None if none do, or they are never closed."""
+        if not self.text.startswith("{", self.at):
+            return None
+        if self._pairs is None:
+            self._pairs = _pairs(self.text)
+        if (end := self._pairs.get(self.at)) is None:
+            return None
+        start, self.at = self.at + 1, end + 1
+        return self.text[start:end]
+
+    def option(self) -> str | None:
+        """What the square brackets hold that open here: it is short, and holds no others."""
+        if not self.text.startswith("[", self.at):
+            return None
+        if (end := self.text.find("]", self.at, self.at + LONGEST_OPTION)) < 0:
+            return None
+        start, self.at = self.at + 1, end + 1
+        return self.text[start:end]
 
 
 def _pairs(text: str) -> dict[int, int]:
@@ -198,21 +154,156 @@ def _pairs(text: str) -> dict[int, int]:
     return pairs
 
 
-def _bracket(text: str, start: int) -> int | None:
-    """Where the square bracket at `start` is closed: an optional argument is short, and holds no other."""
-    end = text.find("]", start, start + LONGEST_OPTION) if text.startswith("[", start) else -1
-    return None if end < 0 else end
+def _read_definition(source: _Source, found: re.Match[str]) -> tuple[str, Macro] | None:
+    """Name and macro, the source then being behind the definition; None if it is not whole."""
+    arguments, default = 0, None
+    if found["new"] and (count := _COUNT.match(source.text, source.at)):
+        arguments, source.at = int(count[1]), count.end()
+        source.skip_blanks()
+        default = source.option() if arguments else None
+    elif found["def"]:
+        arguments = found["parameters"].count("#")
+    source.skip_blanks()
+    body = source.group()
+    if body is None:
+        return None
+    if found["star"] is not None:
+        body = rf"\operatorname{found['star']}{{{body}}}"
+    name = next(name for name in found.group("a", "b", "c", "d", "e") if name)
+    return name, Macro(arguments, default, body)
 
 
-def _skip_blanks(text: str, at: int) -> int:
-    while text[at : at + 1] in (" ", "\t", "\n") and at < len(text):
-        at += 1
-    return at
+class _Left(Exception):
+    """A use that is left as it is."""
 
 
-def _is_escaped(text: str, at: int) -> bool:
-    r"""Whether an odd number of backslashes stands before: `\\foo` is a line's end and a word."""
-    count = 0
-    while at - count - 1 >= 0 and text[at - count - 1] == "\\":
-        count += 1
-    return count % 2 == 1
+class _Writer:
+    """Puts out texts with their macros written out. Its work is linear in the text, whatever the macros do."""
+
+    def __init__(self, macros: Mapping[str, Macro], work: int) -> None:
+        self.out: list[str] = []
+        self.left = 0
+        self._macros = macros
+        self._work = work
+        self._endless: set[str] = set()
+        """Macros that went beyond measure once: no other use is tried."""
+
+    def put(self, text: str) -> None:
+        """Put a text out as it is, but that a command before it does not run into its first word."""
+        if text:
+            if text[0] in _LETTERS and self.out and _ends_in_command(self.out[-1]):
+                self.out.append(" ")
+            self.out.append(text)
+
+    def read(self, text: str) -> None:
+        """Put a text out, its macros written out."""
+        source = _Source(text)
+        while use := self._next_use(source):
+            size = len(self.out)
+            try:
+                self._write_out(use[1], source)
+            except _Left:
+                del self.out[size:]
+                self.left += 1
+                source.at = use.end()
+                self.put(use[0])
+
+    def _next_use(self, source: _Source) -> re.Match[str] | None:
+        """The next macro of a text; what stands before it is put out."""
+        start = source.at
+        for found in _COMMAND.finditer(source.text, start):
+            if found[1] in self._macros:
+                self.put(source.text[start : found.start()])
+                source.at = found.end()
+                return found
+        self.put(source.text[start:])
+        source.at = len(source.text)
+        return None
+
+    def _write_out(self, name: str, text: _Source) -> None:
+        """Put out what stands for one use in a text: macros in macros are read from a stack, the text at its bottom."""
+        first, start, work = name, text.at, 0
+        sources = [text]
+        while first not in self._endless and self._work > 0:
+            arguments = _read_arguments(self._macros[name], sources)
+            body = _fill_in(self._macros[name].body, arguments)
+            cost = _STEP + len(body) + sum(map(len, arguments))
+            work += cost
+            self._work -= cost
+            if work > MOST_WORK + PER_ARGUMENT * (text.at - start):
+                self._endless.add(first)
+                break
+            sources.append(_Source(body))
+            while len(sources) > 1:
+                if use := self._next_use(sources[-1]):
+                    name = use[1]
+                    break
+                sources.pop()
+            else:
+                return
+        raise _Left
+
+
+def _read_arguments(macro: Macro, sources: list[_Source]) -> list[str]:
+    """A use's arguments, groups or single signs, from the source on top, or from those below where it ends.
+
+    Raises:
+        _Left: there are not so many.
+    """
+    arguments: list[str] = []
+    if macro.default is not None:
+        while len(sources) > 1 and sources[-1].at == len(sources[-1].text):
+            sources.pop()
+        option = sources[-1].option()
+        arguments.append(macro.default if option is None else option)
+    while len(arguments) < macro.arguments:
+        if not _skip_blanks(sources):
+            raise _Left
+        arguments.append(_read_argument(sources[-1]))
+    if not macro.arguments and sources[-1].text.startswith("{}", sources[-1].at):
+        sources[-1].at += 2
+    return arguments
+
+
+def _skip_blanks(sources: list[_Source]) -> bool:
+    """Go on to what is no blank; False at the end of all sources."""
+    while not sources[-1].skip_blanks():
+        if len(sources) == 1:
+            return False
+        sources.pop()
+    return True
+
+
+def _read_argument(source: _Source) -> str:
+    if (group := source.group()) is not None:
+        return group
+    if source.text[source.at] in _NO_ARGUMENT:
+        raise _Left
+    command = _COMMAND.match(source.text, source.at)
+    start, source.at = source.at, command.end() if command else source.at + 1
+    return source.text[start : source.at]
+
+
+def _fill_in(body: str, arguments: Sequence[str]) -> str:
+    """A macro's body with its arguments in the places of their signs."""
+    if not arguments:
+        return body
+    pieces: list[str] = []
+    for place, piece in enumerate(_PARAMETER.split(body)):
+        filled = piece if place % 2 == 0 else _argument(int(piece), arguments)
+        if filled:
+            if filled[0] in _LETTERS and pieces and _ends_in_command(pieces[-1]):
+                pieces.append(" ")
+            pieces.append(filled)
+    return "".join(pieces)
+
+
+def _argument(number: int, arguments: Sequence[str]) -> str:
+    return arguments[number - 1] if number <= len(arguments) else f"#{number}"
+
+
+def _ends_in_command(text: str) -> bool:
+    r"""Whether its last word is a command's name: behind `\\` a word is none."""
+    end = text[-_LONGEST_COMMAND:]
+    before = end.rstrip(_LETTERS)
+    return len(before) < len(end) and (len(before) - len(before.rstrip("\\"))) % 2 == 1
