@@ -1,5 +1,6 @@
 """The files of a source: found in a fixed order, by names of their own, and pinned."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,14 @@ def test_two_files_of_one_name_are_refused(folder: Path) -> None:
     (folder / "b" / "1.txt").write_text("x")
     with pytest.raises(ArrieroError, match=r"would both be called '1.txt': name the folder above them"):
         find_inputs([folder / "a" / "1.txt", folder / "b" / "1.txt"], whole_folders=False)
+
+
+def test_a_name_that_is_no_text_is_told(folder: Path) -> None:
+    (folder / "odd").mkdir()
+    with open(os.fsencode(folder / "odd") + b"/\xff.txt", "w") as file:  # noqa: PTH123 - a name of bytes
+        file.write("x")
+    with pytest.raises(ArrieroError, match=r"name is no UTF-8 text: '\\udcff\.txt': rename it"):
+        find_inputs([folder / "odd"], whole_folders=False)
 
 
 def test_groups_are_made_by_size_alone() -> None:

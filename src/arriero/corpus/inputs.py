@@ -32,7 +32,7 @@ def find_inputs(paths: Iterable[Path], *, whole_folders: bool) -> tuple[Input, .
 
     Raises:
         NotFoundError: a path does not exist, or there is no file.
-        ArrieroError: two inputs would have the same name.
+        ArrieroError: two inputs would have the same name, or one has a name that is no text.
     """
     found: dict[Path, str] = {}
     for path in paths:
@@ -47,6 +47,8 @@ def find_inputs(paths: Iterable[Path], *, whole_folders: bool) -> tuple[Input, .
         raise NotFoundError(f"nothing to read in {', '.join(map(str, paths))}")
     names: dict[str, Path] = {}
     for path, name in found.items():
+        if name != name.encode("utf-8", "replace").decode():
+            raise ArrieroError(f"a file's name is no UTF-8 text: {name!r}: rename it")
         if (other := names.setdefault(name, path)) != path:
             raise ArrieroError(f"{other} and {path} would both be called '{name}': name the folder above them instead")
     return tuple(Input(name, path, _size(path)) for path, name in sorted(found.items(), key=lambda item: item[1]))
