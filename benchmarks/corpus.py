@@ -22,13 +22,17 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from random import Random
 from typing import Any
 
+import numpy as np
 import torch
 from loguru import logger
 
 from arriero.common.machine import machine_facts, machine_line
+from arriero.corpus.books import clean_book, read_book
 from arriero.corpus.c4 import c4_rules
+from arriero.corpus.classifier import area_under_curve, train_classifier
 from arriero.corpus.dedup import CorpusStep
 from arriero.corpus.document import Document, Step
 from arriero.corpus.inputs import find_inputs
@@ -38,6 +42,7 @@ from arriero.corpus.paragraphs import RepeatedParagraphs
 from arriero.corpus.recipes import WHOLE_FOLDERS, build_recipe
 from arriero.corpus.sentences import count_sentences
 from arriero.corpus.source import SourceConfig
+from arriero.corpus.train_lm import train_language_model
 from arriero.model.source import LANGUAGES, resolve
 
 DATA = Path(os.environ.get("ARRIERO_DATA") or Path(__file__).parents[2] / "shared" / "data") / "corpus"
@@ -58,6 +63,7 @@ def main() -> None:
             "sources": measure_sources(Path(folder)),
             "web_rules": measure_web_rules(web_documents(int(options.megabytes * 1e6)), options.repeats, Path(folder)),
             "minhash": measure_minhash(options.repeats),
+            "auc": measure_quality(),
         }
     ratios = {
         "web rules ÷ datatrove's": results["web_rules"]["arriero"] / results["web_rules"]["datatrove"],
@@ -281,6 +287,37 @@ def measure_minhash(repeats: int) -> dict[str, float]:
     return {name: size / min(timed(work)[1] for _ in range(3 * repeats)) for name, work in sides.items()}
 
 
+def measure_quality() -> dict[str, float]:
+    """How well perplexity and classifier tell paragraphs of a novel from what three accidents make of them: ROC AUC.
+
+    They are trained on the first half, and judge the second. A third each: the same words in disorder, a menu, and
+    markup that is left over.
+    """
+    (book,) = clean_book()(read_book(DATA / "books" / "1342.txt", "x"))
+    words = book.text.split()
+    good = [" ".join(words[start : start + 120]) for start in range(0, len(words) - 120, 120)]
+    random = Random(0)
+    bad = []
+    for number, text in enumerate(good):
+        own = text.split()
+        menu = ["Home", "Login", "Cart (0)", "Share", "Next »", "Terms", "Privacy", "Top 10", "$9.99", "Subscribe"]
+        debris = " ".join(f"</{word[:3]}> {{{word}: {random.randrange(999)}px}};" for word in own)
+        bad.append(
+            (" ".join(random.sample(own, len(own))), " | ".join(random.choices(menu, k=100)), debris)[number % 3]
+        )
+    half = len(good) // 2
+    model = train_language_model(good[:half], pieces=2000)
+    classifier = train_classifier(good[:half], bad[:half])
+    sides: dict[str, Callable[[str], float]] = {
+        "perplexity": lambda text: -(model.perplexity(text) or 0.0),
+        "classifier": classifier.probability,
+    }
+    return {
+        name: area_under_curve(*(np.array([score(text) for text in texts[half:]]) for texts in (good, bad)))
+        for name, score in sides.items()
+    }
+
+
 def print_tables(results: dict[str, Any], ratios: dict[str, float]) -> None:
     """The results as Markdown."""
     print(f"{machine_line(torch.device('cpu'))}, one process, seconds of the processor\n")
@@ -294,6 +331,9 @@ def print_tables(results: dict[str, Any], ratios: dict[str, float]) -> None:
         print(f"\n| {title.replace('_', ' ')} | MB/s |\n|---|---|")
         for name, rate in results[title].items():
             print(f"| {name} | {rate:.1f} |")
+    print("\n| good text before bad | ROC AUC |\n|---|---|")
+    for name, auc in results["auc"].items():
+        print(f"| {name} | {auc:.3f} |")
     print("\n| ratio | |\n|---|---|")
     for name, ratio in ratios.items():
         print(f"| {name} | {ratio:.2f} |")
