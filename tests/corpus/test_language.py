@@ -37,10 +37,15 @@ def test_languages_are_told_apart_across_line_ends(code: str, text: str) -> None
     assert 0.5 < document.metadata["language_score"] <= 1
 
 
-@pytest.mark.parametrize("text", ["", " \n\t ", "\x00", "\x00\n"])
+@pytest.mark.parametrize("text", ["", " \n\t ", "\x00", "\x00\n", "***", "1", "</s>", "</s></s>\n"])
 def test_nothing_is_no_english(text: str) -> None:
     assert identify(text) is None
     assert judge(text).dropped == "language: no word to tell it by"
+
+
+@pytest.mark.parametrize("odd", ["</s>", "\ud800", "***", "\x00"])
+def test_what_stands_before_the_text_hides_it_not(odd: str) -> None:
+    assert judge(f"{odd} {TEXTS['de']}").metadata["language"] == "de"
 
 
 def test_only_wanted_and_sure_documents_stay() -> None:
