@@ -8,8 +8,10 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from arriero.corpus.code import clean_code, is_code, why_drop, without_header
+from arriero.corpus.code import clean_code, count_signs, is_code, why_drop, without_header
 from arriero.corpus.document import Document
 from arriero.corpus.github import LICENCES, CodeReader, repository_licence
 
@@ -202,6 +204,13 @@ def test_the_header_goes_and_the_interpreter_stays(text: str, expected: str) -> 
 )
 def test_files_that_nobody_wrote_are_dropped(text: str, reason: str | None) -> None:
     assert why_drop(text) == reason
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_tables_and_patterns_count_the_same(text: str) -> None:
+    alphanumeric, letters, tokens = count_signs(text + "\u3042 \u3042")
+    tokens -= 2 if not text or text[-1].isspace() or not (text[-1].isalnum() or text[-1] == "_") else 1
+    assert count_signs(text) == (alphanumeric - 2, letters - 2, tokens)
 
 
 @pytest.mark.parametrize("path", ["a/b.PY", "Makefile", "x.tar.go", "src/Dockerfile"])

@@ -10,6 +10,8 @@ import re
 from collections.abc import Collection
 from pathlib import PurePosixPath
 
+import numpy as np
+
 from arriero.corpus.document import Document, Each
 
 LONGEST_LINE, LONGEST_MEAN = 1_000, 100
@@ -47,6 +49,11 @@ _LICENCE = re.compile(r"copyright|spdx-license-identifier|licen[cs]ed under|all 
 _LETTERS_AND_DIGITS = re.compile(r"[^\W_]+")
 _LETTERS = re.compile(r"[^\W\d_]+")
 _TOKEN = re.compile(r"\w+|[^\w\s]+")
+_ASCII = [chr(code) for code in range(128)]
+_NEITHER = "".join(sign for sign in _ASCII if not _LETTERS_AND_DIGITS.match(sign)).encode()
+_NO_LETTERS = "".join(sign for sign in _ASCII if not _LETTERS.match(sign)).encode()
+_KINDS = bytes(0 if sign.isspace() else 1 + (sign.isalnum() or sign == "_") for sign in _ASCII) + bytes(128)
+"""0 for a blank, 1 for a sign, 2 for what a word is made of."""
 _HEADER = 50_000
 """Characters in which a header ends."""
 
@@ -106,11 +113,23 @@ def why_drop(text: str) -> str | None:
         return "a line too long"
     if sum(map(len, lines)) > LONGEST_MEAN * len(lines):
         return "lines too long"
-    characters = len(text)
-    if not characters:
+    if not text:
         return "nothing but a header"
-    if sum(map(len, _LETTERS_AND_DIGITS.findall(text))) < LEAST_ALPHANUMERIC * characters:
+    alphanumeric, letters, tokens = count_signs(text)
+    if alphanumeric < LEAST_ALPHANUMERIC * len(text):
         return "too few letters and digits"
-    if sum(map(len, _LETTERS.findall(text))) < LEAST_LETTERS * len(_TOKEN.findall(text)):
+    if letters < LEAST_LETTERS * tokens:
         return "too few letters a token"
     return None
+
+
+def count_signs(text: str) -> tuple[int, int, int]:
+    """Letters and digits; letters; and tokens, by tables of bytes where a text is ASCII, as nearly all code is."""
+    if not text.isascii():
+        alphanumeric = sum(map(len, _LETTERS_AND_DIGITS.findall(text)))
+        return alphanumeric, sum(map(len, _LETTERS.findall(text))), len(_TOKEN.findall(text))
+    data = text.encode()
+    kinds = np.frombuffer(data.translate(_KINDS), np.uint8)
+    within = np.count_nonzero((kinds[1:] == kinds[:-1]) & (kinds[1:] != 0))
+    tokens = np.count_nonzero(kinds) - within
+    return len(data.translate(None, _NEITHER)), len(data.translate(None, _NO_LETTERS)), int(tokens)
