@@ -13,6 +13,9 @@ START = "*** START OF THIS PROJECT GUTENBERG EBOOK X ***\r\n"
 END = "*** END OF THIS PROJECT GUTENBERG EBOOK X ***\r\nlicence text\r\n"
 
 
+WRONG = "books: not in the encoding that its header declares"
+
+
 def clean(text: str) -> Document:
     (document,) = clean_book()([Document(id="x", text=text, origin="o")])
     return document
@@ -23,7 +26,7 @@ def test_a_real_book_begins_with_its_title(data_folder: Path, name: str) -> None
     (raw,) = read_book(data_folder / "corpus" / "books" / name, name)
     (document,) = clean_book()([raw])
     assert document.text.startswith("PRIDE AND PREJUDICE\n\nBy Jane Austen\n\n\n\nChapter 1")
-    assert document.metadata == {"title": "Pride and Prejudice", "author": "Jane Austen"}
+    assert document.metadata == {"title": "Pride and Prejudice", "author": "Jane Austen", "language": "en"}
     assert document.licence == PUBLIC_DOMAIN
     assert "Gutenberg" not in document.text
     assert "\r" not in document.text
@@ -66,7 +69,8 @@ def test_nothing_between_the_marks_is_dropped() -> None:
         ("Zoë".encode(), "Zoë"),
         (b"\xef\xbb\xbfZoe", "Zoe"),
         (HEADER.format("ISO-8859-1").encode("latin-1") + b"caf\xe9", None),
-        (HEADER.format("nonsense").encode("latin-1"), "utf-8: invalid"),
+        (HEADER.format("ISO Latin-1").encode("latin-1") + b"\x81", None),
+        *((HEADER.format(name).encode("latin-1"), WRONG) for name in ("ASCII", "nonsense", "hex", "unicode_escape")),
         (b"caf\xe9", "utf-8: invalid"),
         (b"", "empty"),
         (b"a\x00b", "nul bytes"),
@@ -76,6 +80,29 @@ def test_the_encoding_is_utf8_or_declared(tmp_path: Path, data: bytes, expected:
     (tmp_path / "x.txt").write_bytes(data)
     (document,) = read_book(tmp_path / "x.txt", "x.txt")
     assert (document.dropped or document.text) == (expected or data.decode("latin-1"))
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "words"),
+    [
+        ("ISO-8859-1", "cp1252", "“é”"),
+        ("CP-1252", "cp1252", "“é”"),
+        ("ISO-8859-2", "iso8859-2", "łőž"),
+        ("Windows-1251", "cp1251", "Лев"),
+        ("Big5", "big5", "書"),
+    ],
+)
+def test_each_declared_encoding_is_read_as_itself(tmp_path: Path, name: str, codec: str, words: str) -> None:
+    text = HEADER.format(name).replace("Zoë", "Zoe") + words
+    (tmp_path / "x.txt").write_bytes(text.encode(codec))
+    (document,) = read_book(tmp_path / "x.txt", "x.txt")
+    assert document.text == text
+
+
+def test_credits_go_but_never_the_book() -> None:
+    made_by = "Produced by A B\r\nand C\r\n \r\nE-text prepared by D\r\n\r\n"
+    assert clean(f"{START}{made_by}Chapter 1\r\nText").text == "Chapter 1\nText"
+    assert clean(f"{START}Produced by A\r\n" + "line of a book\r\n" * 500).text.endswith("book")
 
 
 def test_half_a_gzip_is_told(tmp_path: Path) -> None:
