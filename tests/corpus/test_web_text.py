@@ -55,7 +55,11 @@ def test_text_passes_as_it_is() -> None:
         "".join(f"<font size={number}><p>" for number in range(900)) + "<p>x" * 30_000,
         "<b>" * 200_000,
         "<table><td>" * 50_000,
+        "<p>" + "".join(f"<font size={number}></x>" for number in range(900)) + "<p>x" * 30_000,
+        "<p " + " ".join(f"a{number}='>'" for number in range(20_000)) + ">x",
+        "<select>" + "<oPtion>x" * 20_000,
     ],
+    ids=["div", "font", "b", "table", "closings of nothing", "attributes", "options"],
 )
 def test_hostile_nesting_is_refused_without_parsing(html: str) -> None:
     (document,) = web_text()([page(html)])
@@ -67,6 +71,19 @@ def test_long_flat_pages_are_read(html: str) -> None:
     assert nodes(html) < 2_000_000
     (document,) = web_text()([page(html)])
     assert document.dropped is None
+
+
+def test_long_values_are_no_attributes() -> None:
+    drawing = '<svg><path d="' + "M 1 2 " * 50_000 + '"></svg><img src="data:image/png;base64,' + "a/b/" * 50_000 + '">'
+    assert nodes(drawing) == 4 * 2
+
+
+@pytest.mark.parametrize("extractor", ["resiliparse", "trafilatura"])
+def test_entities_that_expand_without_end_are_not_expanded(extractor: Extractor) -> None:
+    pytest.importorskip("trafilatura")
+    entities = "".join(f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">' for n in range(1, 10))
+    (document,) = web_text(extractor)([page(f'<!DOCTYPE x [<!ENTITY a0 "ha">{entities}]>{PAGE}<p>&a9;</p>')])
+    assert len(document.text) < 2000
 
 
 @pytest.mark.parametrize("html", ["", "<html></html>", "<script>x</script>", "<!-- nothing -->"])

@@ -1,10 +1,12 @@
 """From a web page to its text: the title on the first line, as in CommonCrawl's WET files, then the main content.
 
 Two extractors: resiliparse is fast, trafilatura drops more of what is no running text. Both are given only pages whose
-nesting they can stand: a hostile page makes any HTML parser take quadratic time and memory.
+nesting they can stand: a hostile page makes any HTML parser take quadratic time and memory. The check is an estimate
+by tags, not a parser: it catches what is found in crawls, not every page that is made to deceive it.
 """
 
 import re
+from collections import Counter
 from typing import Any, Literal
 
 from arriero.common.errors import require
@@ -13,9 +15,12 @@ from arriero.corpus.document import Document, Each
 Extractor = Literal["resiliparse", "trafilatura"]
 MAX_NODES = 10_000_000
 """Greatest depth times number of tags: what a parser may come to make of a page."""
-_FEW = 3000
-"""Tags of a page that is never looked at for its depth."""
-_TAG = re.compile(r"<(/?)([a-z][a-z0-9]*)", re.IGNORECASE)
+_FEW, _SHORT = 3000, 1 << 16
+"""Tags and characters of a page that is never looked at more closely."""
+_TAG = re.compile(r"""<(/?)([a-z][a-z0-9]*)(?:[^>=]++|=\s*+(?:"[^"]*+"|'[^']*+')?+)*+""", re.IGNORECASE)
+"""A tag up to its `>`; quotes count after `=` alone, as in HTML."""
+_VALUE = re.compile(r"""=\s*+(?:"[^"]*+"|'[^']*+')""")
+_SEPARATORS = re.compile(r"[\s/]+")
 _FLAT_NAMES = (
     "area base br col embed hr img input link meta source track wbr p li dt dd tr td th tbody thead tfoot option"
 )
@@ -44,16 +49,31 @@ def web_text(extractor: Extractor = "resiliparse") -> Each:
 
 
 def nodes(html: str) -> int:
-    """An upper estimate of the elements that a parser makes of a page."""
+    """An estimate of the work that a page makes for a parser, in elements.
+
+    Each element is counted with all that are open around it, which a parser may have to open again. Each option of a
+    page is compared with those before it, and each attribute with those of its tag; 25 times that is as quick as an
+    element.
+    """
     tags = html.count("<")
-    if tags <= _FEW:
+    if tags <= _FEW and len(html) <= _SHORT:
         return tags
-    depth = deepest = 0
+    depth = deepest = options = attributes = 0
+    is_open: Counter[str] = Counter()
     for found in _TAG.finditer(html):
-        if found[2].lower() not in _FLAT:
-            depth = max(0, depth - 1) if found[1] else depth + 1
+        closing, name = found[1], found[2].lower()
+        if found.end() - found.start() >= _SHORT // 2:
+            attributes = max(attributes, len(_SEPARATORS.findall(_VALUE.sub("= ", found[0]))))
+        if name in _FLAT:
+            options += name == "option"
+        elif not closing:
+            is_open[name] += 1
+            depth += 1
             deepest = max(deepest, depth)
-    return tags * max(1, deepest)
+        elif is_open[name]:
+            is_open[name] -= 1
+            depth -= 1
+    return max(tags * max(1, deepest), max(options, attributes) ** 2 // 25)
 
 
 def _resiliparse(html: str) -> tuple[str, str]:
