@@ -49,7 +49,8 @@ DROPPED = {
         "utf-8: invalid": 1,
     },
     "commoncrawl": {
-        "shorter than 300 characters": 5,
+        "shorter than 300 characters": 4,
+        "warc: broken HTTP response": 1,
         "warc: broken record": 1,
         "warc: no page (content type)": 3,
     },

@@ -1,6 +1,7 @@
 """WARC and WET: real files with exact counts, and every kind of damage, after which the next record is still read."""
 
 import gzip
+import random
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 pytest.importorskip("fastwarc")
 
 from arriero.corpus.document import Document
-from arriero.corpus.warc import BROKEN, CUT, read_warc
+from arriero.corpus.warc import BROKEN, CUT, DAMAGED, WRONG_LENGTH, read_warc
 
 
 def response(
@@ -44,7 +45,7 @@ def told(path: Path, data: bytes) -> list[str]:
         "example-bad-non-chunked.warc.gz": [1270],
         "example-iana.org-chunked.warc": [7221],
         "example-wget-bad-target-uri.warc.gz": [1270],
-        "example-trunc.warc": [1270, BROKEN],
+        "example-trunc.warc": ["warc: broken HTTP response", BROKEN],
         "post-test.warc.gz": ["warc: no page (content type)"] * 3,
     }.items(),
 )
@@ -64,7 +65,7 @@ def test_angle_brackets_around_an_address_are_no_part_of_it(data_folder: Path) -
 @pytest.mark.parametrize(
     ("damaged", "expected"),
     {
-        "too long": (response(1, b"page1", length=100), ["warc: wrong Content-Length (another record lies within)"]),
+        "too long": (response(1, b"page1", length=100), [WRONG_LENGTH]),
         "beyond the file": (response(1, b"page1", length=10**12), [CUT]),
         "too short": (response(1, b"page1", length=47), ["pag", BROKEN]),
         "negative": (response(1, b"page1", length=-5), ["warc: the server refused (status)", BROKEN]),
@@ -93,6 +94,53 @@ def test_half_a_gzip_gives_what_it_holds_and_says_that_it_is_cut(tmp_path: Path)
 
 def test_one_member_for_all_records_is_read_too(tmp_path: Path) -> None:
     assert told(tmp_path / "x.warc.gz", gzip.compress(b"".join(GOOD))) == ["page0", "page1", "page2", "page3"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"), [(response(1, b"page1", length=100), WRONG_LENGTH), (b"\x00\xff garbage\r\n", BROKEN)]
+)
+def test_one_bad_record_ends_no_file_that_is_compressed_whole(tmp_path: Path, bad: bytes, reason: str) -> None:
+    data = gzip.compress(GOOD[0] + bad + GOOD[2] + GOOD[3])
+    assert told(tmp_path / "x.warc.gz", data) == ["page0", reason, "page2", "page3"]
+
+
+@pytest.mark.parametrize("packed", ["not", "by record", "whole"])
+def test_many_bad_records_cost_no_good_one(tmp_path: Path, packed: str) -> None:
+    lengths = {number: (100, 10**9, 20_000)[number // 10 % 3] for number in range(5, 300, 10)}
+    bodies = [f"{number} ".encode() * 1000 for number in range(300)]
+    records = [response(number, body, length=lengths.get(number)) for number, body in enumerate(bodies)]
+    data = b"".join(gzip.compress(record) if packed == "by record" else record for record in records)
+    found = set(told(tmp_path / "x.warc.gz", gzip.compress(data) if packed == "whole" else data))
+    assert {body.decode() for number, body in enumerate(bodies) if number not in lengths} <= found
+    assert found.isdisjoint(bodies[number].decode() for number in lengths)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_file_compressed_whole_is_read_up_to_its_damage(tmp_path: Path, flip: bool) -> None:
+    noise = random.Random(0)
+    bodies = [noise.randbytes(3000).hex() for _ in range(50)]
+    data = bytearray(gzip.compress(b"".join(response(n, body.encode()) for n, body in enumerate(bodies))))
+    if flip:
+        data[len(data) // 2] ^= 255
+    else:
+        del data[len(data) // 2 :]
+    found = told(tmp_path / "x.warc.gz", bytes(data))
+    assert found[:20] == bodies[:20]
+    assert found[-1] == DAMAGED
+
+
+def test_a_page_that_quotes_a_record_forges_none(tmp_path: Path) -> None:
+    quote = "quoted:\n\n" + GOOD[1].decode() + "so it goes"
+    for records in ([GOOD[0], response(5, quote.encode()), GOOD[2]], [GOOD[0], response(5, quote.encode())]):
+        assert told(tmp_path / "x.warc", b"".join(records)) == ["page0", quote, "page2"][: len(records)]
+        packed = b"".join(map(gzip.compress, records))
+        assert told(tmp_path / "x.warc.gz", packed) == ["page0", quote, "page2"][: len(records)]
+
+
+def test_a_record_that_holds_no_page_hides_none_behind_a_wrong_length(tmp_path: Path) -> None:
+    request = response(1, b"x", length=10**9).replace(b"WARC-Type: response", b"WARC-Type: request")
+    assert told(tmp_path / "x.warc", GOOD[0] + request + GOOD[2]) == ["page0", CUT, "page2"]
+    assert told(tmp_path / "x.warc.gz", MEMBERS[0] + gzip.compress(request)[:-20]) == ["page0", CUT]
 
 
 def test_every_cut_is_told_or_harmless(tmp_path: Path) -> None:
