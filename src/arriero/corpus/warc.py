@@ -129,7 +129,7 @@ class _Records:
                 if quoting:
                     yield quoting  # whole: another record begins where it ends
                 self.place, found, quoting = record.stream_pos, True, None
-                if not record.headers.get("WARC-Type"):
+                if str(record.record_type) == "unknown" or record.headers.get("Content-Length") is None:
                     yield BROKEN
                     continue
                 block = record.reader.read(MAX_BYTES + 1)
