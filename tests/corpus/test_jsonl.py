@@ -23,6 +23,9 @@ LINES: dict[bytes, str] = {
     b'{"text": "a\x00b"}': "nul bytes",
     b"[" * 100_000: "json: broken line",
     '{"text": "é\u2028ü"}'.encode(): "é\u2028ü",
+    b'{"text": "a\\ud800b"}': "json: half a character (a lone surrogate)",
+    b'{"text": "a", "url": "http://\\uDFFF"}': "json: half a character (a lone surrogate)",
+    b'{"text": "\\ud83e\\udd99"}': "🦙",
 }
 
 
@@ -78,6 +81,25 @@ def test_parquet_rows_are_documents(tmp_path: Path) -> None:
     (tmp_path / "y.parquet").write_bytes((tmp_path / "x.parquet").read_bytes()[:100])
     with pytest.raises(FormatError, match="no Parquet file, or damaged"):
         told(tmp_path / "y.parquet")
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string"])
+def test_one_invalid_byte_costs_its_own_row_of_a_parquet_file_alone(tmp_path: Path, kind: str) -> None:
+    parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    data = pyarrow.array([b"one", b"caf\xe9", None, b"two"], pyarrow.large_binary() if "large" in kind else None)
+    texts = pyarrow.Array.from_buffers(getattr(pyarrow, kind)(), 4, data.buffers())
+    parquet.write_table(pyarrow.table({"text": texts, "url": ["http://a", "b", "c", None]}), tmp_path / "x.parquet")
+    assert told(tmp_path / "x.parquet") == ["one", "utf-8: invalid", "json: no text in its field", "two"]
+    assert next(read_jsonl(tmp_path / "x.parquet", "x")).origin == "http://a"
+
+
+def test_other_columns_of_a_parquet_file_are_no_text(tmp_path: Path) -> None:
+    parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    coded = pyarrow.array(["a", "b", "a"]).dictionary_encode()
+    parquet.write_table(pyarrow.table({"n": [1, 2, 3], "coded": coded, "list": [["x"]] * 3}), tmp_path / "x.parquet")
+    for field in ("text", "n", "list"):
+        assert told(tmp_path / "x.parquet", field=field) == ["json: no text in its field"] * 3
+    assert told(tmp_path / "x.parquet", field="coded") == ["a", "b", "a"]
 
 
 def test_an_html_file_is_a_page(tmp_path: Path) -> None:

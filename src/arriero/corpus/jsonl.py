@@ -15,6 +15,9 @@ from arriero.corpus.document import MAX_BYTES, Document
 
 _KEPT = ("title", "timestamp", "date", "language")
 """Fields that become metadata."""
+_SEARCHED = ("url", "source_url", "license", "licence", *_KEPT)
+_ROWS = 64
+"""Rows of a Parquet file at a time."""
 _PIECE = 1 << 20
 
 
@@ -78,7 +81,17 @@ def _parse(document: Document, line: bytes, field: str) -> Document:
         row = json.loads(text)
     except (ValueError, RecursionError):
         return document.drop("json: broken line")
+    if ("\\ud" in text or "\\uD" in text) and not _encodable(row):
+        return document.drop("json: half a character (a lone surrogate)")
     return _from_row(document, row, field)
+
+
+def _encodable(row: Any) -> bool:
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _from_row(document: Document, row: Any, field: str) -> Document:
@@ -107,10 +120,13 @@ def _read_parquet(path: Path, name: str, field: str) -> Iterator[Document]:
     number = 0
     try:
         with parquet.ParquetFile(path, pre_buffer=False) as file:
-            for batch in file.iter_batches(256, use_threads=False):
-                for row in batch.to_pylist():
+            columns = [name for name in (field, *_SEARCHED) if name in file.schema_arrow.names]
+            for batch in file.iter_batches(_ROWS, columns=columns, use_threads=False):
+                values = [_strings(pyarrow, column) for column in batch.columns]
+                for row in zip(*values, strict=True) if values else [()] * batch.num_rows:
                     number += 1
-                    yield _from_row(Document(id=f"{name}#{number}", text="", origin=str(path)), row, field)
+                    document = Document(id=f"{name}#{number}", text="", origin=str(path))
+                    yield _from_bytes(document, dict(zip(batch.schema.names, row, strict=True)), field)
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
@@ -118,3 +134,24 @@ def _read_parquet(path: Path, name: str, field: str) -> Iterator[Document]:
             raise FormatError(f"{path} is no Parquet file, or damaged: {' '.join(str(error).split())}") from error
         cut = Document(id=f"{name}#{number + 1}", text=str(error), origin=str(path))
         yield cut.drop("parquet: the file is cut off or damaged from here on")
+
+
+def _strings(pyarrow: Any, column: Any) -> list[bytes | None]:
+    """A column's strings, as bytes: what is no UTF-8 costs its row alone. All None if it holds something else."""
+    kind = column.type
+    if pyarrow.types.is_dictionary(kind):
+        column, kind = column.dictionary_decode(), kind.value_type
+    if not (pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind)):
+        return [None] * len(column)
+    binary = pyarrow.large_binary() if pyarrow.types.is_large_string(kind) else pyarrow.binary()
+    values: list[bytes | None] = column.cast(binary).to_pylist()
+    return values
+
+
+def _from_bytes(document: Document, row: dict[str, bytes | None], field: str) -> Document:
+    if len(row.get(field) or b"") > MAX_BYTES:
+        return document.drop("parquet: longer than 64 MiB")
+    try:
+        return _from_row(document, {name: value and value.decode() for name, value in row.items()}, field)
+    except UnicodeDecodeError:
+        return document.drop("utf-8: invalid")
