@@ -28,6 +28,7 @@ def judge(lines: list[str], preset: Preset = "code", bad_words: tuple[str, ...] 
         "You must enable JavaScript to see this page.",
         "Read our Terms of Use and be happy with it.",
         "This site uses cookies to remember who you are.",
+        "A quotation mark that is “not straight” is “none.”",
         "x" * 1001 + " is a word that is much too long.",
         "",
     ],
@@ -37,7 +38,7 @@ def test_a_line_that_breaks_a_rule_goes_and_the_page_stays(line: str) -> None:
 
 
 def test_white_space_and_citations_go() -> None:
-    assert judge(["  Llamas carry loads[1] in Peru[citation needed] and Chile.[edit]", *GOOD]).text.split("\n") == [
+    assert judge(["  Llamas carry loads[1] in Peru[citation needed] and[] Chile.[edit]", *GOOD]).text.split("\n") == [
         "Llamas carry loads in Peru and Chile.",
         *GOOD,
     ]
@@ -92,8 +93,12 @@ def test_a_bad_word_counts_between_what_are_no_letters(line: str, dropped: bool)
 
 
 def test_chinese_is_not_one_word() -> None:
-    lines = ["羊驼走过高山和大河。", "它们背着沉重的货物。", "人们喜欢它们的羊毛。"]
+    lines = ["羊驼走过高山和大河。", "它们背着沉重的货物。", "他说：“人们喜欢它们的羊毛。”"]
     assert judge(lines).text.split("\n") == lines
+
+
+def test_every_end_of_a_line_ends_one() -> None:
+    assert judge(["\u2028".join(GOOD[:2]), "\r\n".join(GOOD[2:])]).text.split("\n") == GOOD
 
 
 def test_sentences_are_counted() -> None:
@@ -107,7 +112,7 @@ def test_sentences_are_counted() -> None:
 def test_lines_are_kept_or_dropped_never_made(text: str) -> None:
     (document,) = c4_rules("paper")([Document(id="x", text=text, origin="o")])
     if not document.dropped:
-        whole = {line.strip().replace("[1]", "") for line in text.split("\n")}
+        whole = {line.strip().replace("[1]", "").replace("[]", "") for line in text.splitlines()}
         assert set(document.text.split("\n")) <= whole
 
 

@@ -23,8 +23,8 @@ from arriero.tokenizer.measure import count_words
 
 Preset = Literal["paper", "code"]
 LONGEST_WORD = 1000
-_ENDS = (".", "?", "!", '"', "。", "？", "！", "”")
-_CITATION = re.compile(r"\[(?:\d+|edit|citation needed)\]")
+_ENDS = (".", "?", "!", '"', "。", "？", "！", "。”", "？”", "！”")
+_CITATION = re.compile(r"\[(?:\d*|edit|citation needed)\]")
 _POLICY = re.compile(r"terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies")
 _LONG = re.compile(rf"\S{{{LONGEST_WORD + 1}}}")
 
@@ -69,7 +69,7 @@ def c4_rules(preset: Preset, bad_words: Collection[str] = ()) -> Each:
 def _lines(text: str, limits: Limits) -> tuple[list[str], str | None]:
     """The lines that stay, or why the page goes."""
     lines = []
-    for raw in text.split("\n"):
+    for raw in text.splitlines():
         line = raw.strip()
         if len(line) > LONGEST_WORD and _LONG.search(line):
             continue
