@@ -274,7 +274,7 @@ def test_a_full_disk_leaves_the_run_to_be_continued(
     with monkeypatch.context() as patch:
         patch.setattr(RunLog, "write", full)
         with pytest.raises(OSError, match="No space left"):
-            pretrain(run, config_for(*sources))
+            pretrain(run, config_for(*sources, asynchronous=False))
     assert [folder.name for folder in list_checkpoints(run / "checkpoints")] == ["step-00000004"]
     assert pretrain(run, config_for(*sources)) == "finished"
     assert losses(run) == losses(whole)
