@@ -35,7 +35,7 @@ class Column:
             if not self._length:
                 return np.zeros(0, self._dtype)  # an empty file cannot be mapped
             self._file.flush()
-            return np.memmap(self._file, self._dtype, "r+", shape=(self._length,))
+            return np.asarray(np.memmap(self._file, self._dtype, "r+", shape=(self._length,)))  # quicker as a view
 
     def __del__(self) -> None:
         self._file.close()
