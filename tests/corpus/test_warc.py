@@ -92,6 +92,12 @@ def test_half_a_gzip_gives_what_it_holds_and_says_that_it_is_cut(tmp_path: Path)
     assert told(tmp_path / "x.warc.gz", MEMBERS[0] + MEMBERS[1][:-30]) == ["page0", CUT]
 
 
+def test_long_pages_are_read_from_members_of_their_own(tmp_path: Path) -> None:
+    bodies = ["long page " * length for length in (20_000, 5, 200_000)]
+    members = [gzip.compress(response(number, body.encode())) for number, body in enumerate(bodies)]
+    assert told(tmp_path / "x.warc.gz", b"".join(members)) == bodies
+
+
 def test_one_member_for_all_records_is_read_too(tmp_path: Path) -> None:
     assert told(tmp_path / "x.warc.gz", gzip.compress(b"".join(GOOD))) == ["page0", "page1", "page2", "page3"]
 

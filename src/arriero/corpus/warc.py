@@ -64,7 +64,7 @@ def _compressed_whole(file: IO[bytes]) -> bool:
     rest, content = file.read(1 << 16), b""
     file.seek(0)
     try:
-        while rest and len(content) < _PIECE:
+        while rest and not decompressor.eof and len(content) < _PIECE:
             content += decompressor.decompress(rest, 1 << 14)
             rest = decompressor.unconsumed_tail
     except zlib.error:
