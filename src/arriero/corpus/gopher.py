@@ -1,7 +1,7 @@
 """Gopher's rules of quality and repetition (Rae et al. 2021, arXiv 2112.11446, appendix A.1.1, Table A1)."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from arriero.corpus.document import Document, Each
 from arriero.tokenizer.measure import split_words
@@ -57,7 +57,7 @@ def quality(words: Sequence[str], lines: Sequence[str]) -> str | None:
         return "bullets"
     if sum(line.endswith(("...", "…")) for line in stripped) > MAX_ELLIPSES * len(stripped):
         return "ellipses"
-    if sum(any(map(str.isalpha, word)) for word in words) < MIN_ALPHABETIC * n:
+    if sum(word.isalpha() or any(map(str.isalpha, word)) for word in words) < MIN_ALPHABETIC * n:
         return "words without letters"
     if len(STOP_WORDS.intersection(map(str.lower, words))) < MIN_STOP_WORDS:
         return "stop words"
@@ -83,35 +83,44 @@ def repetition(words: Sequence[str], lines: Sequence[str]) -> str | None:
         if repeated > most_characters * len(text):
             return f"characters in repeated {what}"
     characters = sum(map(len, words))
-    for n, share in MAX_TOP.items():
-        if _top(words, n) > share * characters:
+    starts: Iterable[int] = range(len(words))
+    for n in range(min(MAX_TOP), max(MAX_DUPLICATE) + 1):
+        starts = grams = repeated_grams(words, n, starts)
+        if n in MAX_TOP and top_characters(grams) > MAX_TOP[n] * characters:
             return f"the most frequent {n}-gram"
-    for n, share in MAX_DUPLICATE.items():
-        if _duplicate(words, n) > share * characters:
+        if n in MAX_DUPLICATE and duplicate_characters(words, n, grams) > MAX_DUPLICATE[n] * characters:
             return f"repeated {n}-grams"
     return None
 
 
-def _grams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    return list(zip(*(words[start:] for start in range(n)), strict=False))
+def repeated_grams(words: Sequence[str], n: int, starts: Iterable[int]) -> dict[int, tuple[str, ...]]:
+    """The n-grams that occur twice at least, by their starts, in order.
+
+    Args:
+        words: the text's.
+        n: at least 1.
+        starts: where to look, in order. Where a shorter gram is not repeated, no longer one is.
+    """
+    last = len(words) - n
+    grams = {start: tuple(words[start : start + n]) for start in starts if start <= last}
+    counts = Counter(grams.values())
+    return {start: gram for start, gram in grams.items() if counts[gram] > 1}
 
 
-def _top(words: Sequence[str], n: int) -> int:
-    """Characters in the occurrences of the most frequent n-gram that occurs twice at least; the longest of equals."""
-    counts = Counter(_grams(words, n))
+def top_characters(grams: Mapping[int, tuple[str, ...]]) -> int:
+    """Characters in the occurrences of the most frequent n-gram; the longest of equals."""
+    counts = Counter(grams.values())
     most = max(counts.values(), default=0)
-    if most < 2:
-        return 0
-    return most * max(sum(map(len, gram)) for gram, count in counts.items() if count == most)
+    return max((most * sum(map(len, gram)) for gram, count in counts.items() if count == most), default=0)
 
 
-def _duplicate(words: Sequence[str], n: int) -> int:
+def duplicate_characters(words: Sequence[str], n: int, grams: Mapping[int, tuple[str, ...]]) -> int:
     """Characters of the words that lie in an n-gram seen before, none counted twice."""
     seen: set[tuple[str, ...]] = set()
     total, covered = 0, 0  # words before `covered` are counted
-    for start, gram in enumerate(_grams(words, n)):
+    for start, gram in grams.items():
         if gram in seen:
-            total += sum(len(word) for word in words[max(start, covered) : start + n])
+            total += sum(map(len, words[max(start, covered) : start + n]))
             covered = start + n
         seen.add(gram)
     return total
