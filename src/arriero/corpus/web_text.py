@@ -1,8 +1,9 @@
 """From a web page to its text: the title on the first line, as in CommonCrawl's WET files, then the main content.
 
 Two extractors: both leave navigation out; resiliparse is many times as fast, trafilatura loses fewer of an article's
-lists of links, such as a change log's. Both are given only pages whose nesting they can stand: a hostile page makes any HTML parser take quadratic time and memory. The check is an estimate
-by tags, not a parser: it catches what is found in crawls, not every page that is made to deceive it.
+lists of links, such as a change log's. Both are given only pages whose nesting they can stand: a hostile page makes any
+HTML parser take quadratic time and memory. The check is an estimate by tags, not a parser: it catches what is found in
+crawls, not every page that is made to deceive it.
 """
 
 import re
