@@ -71,8 +71,9 @@ def train_language_model(
                 f"expected {LEAST} documents or more to train a language model on, or {EXCERPT:,} characters for each "
                 f"that is missing, got {excerpts}"
             )
-        tell(f"pieces, from {min(lines, LINES):,} of {lines:,} lines")
-        made = _train_pieces(_read_lines(file), -(-lines // LINES), pieces)
+        step = -(-lines // LINES)
+        tell(f"pieces, from {-(-lines // step):,} of {lines:,} lines")
+        made = _train_pieces(_read_lines(file), step, pieces)
         size = len(made)
         if size < pieces:
             tell(f"{size:,} pieces: the text is too small for {pieces:,}")
