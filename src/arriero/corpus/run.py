@@ -32,6 +32,7 @@ from arriero.corpus.stages import Stage, Work
 RECIPES = 1
 """Version of the rules: documents that were made by another are not mixed with these."""
 RUN = ".run"
+_WAIT_S = 5.0  # workers of a run that was killed hold the lock a moment longer than it lived
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +94,7 @@ def make_corpus(
     require("datatrove", extra="corpus", purpose="`arriero corpus run`")
     executor = executor or ExecutorConfig()
     works = {name: _prepare(out, name, source, format) for name, source in _named(out, sources).items()}
-    with hold_lock(out / RUN / "writer.lock", wait_s=0, what="the corpus"):
+    with hold_lock(out / RUN / "writer.lock", wait_s=_WAIT_S, what="the corpus"):
         for leftover in out.rglob(".*.part"):  # of a run that was killed while it wrote
             leftover.unlink(missing_ok=True)
         for name, (work, settings) in works.items():
