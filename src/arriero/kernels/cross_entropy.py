@@ -3,7 +3,8 @@
 The logits of a batch, N × V, are by far the largest tensor of a training step, and autograd would keep them twice. Here
 they live for one chunk of rows. The derivative of a chunk, softmax − onehot, is at hand as soon as its loss is, so the
 forward pass turns it into the gradients of `hidden` and W at once; the backward pass only multiplies by what comes from
-above. Exact: the same sums as the plain loss, in another order.
+above. Tokens without a loss, as the prompts of fine-tuning, get no logits at all. Exact: the same sums as the plain
+loss, in another order.
 
 N tokens, C model dim, V vocabulary.
 """
@@ -45,8 +46,8 @@ def cross_entropy(
     if token_weights is not None:
         factors = factors * token_weights
     rows = chunk or max(1, CHUNK_BYTES // (4 * weight.shape[0]))
-    total, losses = _ChunkedCrossEntropy.apply(hidden, weight, targets.clamp(min=0), factors, rows)  # type: ignore[no-untyped-call]
-    return total, losses.masked_fill(targets == IGNORED, 0.0)
+    total, losses = _ChunkedCrossEntropy.apply(hidden, weight, targets, factors, rows)  # type: ignore[no-untyped-call]
+    return total, losses
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -55,11 +56,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, factors: Tensor, rows: int
     ) -> tuple[Tensor, Tensor]:
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
-        losses = hidden.new_empty(len(hidden), dtype=torch.float32)
-        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        losses = hidden.new_zeros(len(hidden), dtype=torch.float32)
+        grad_hidden = torch.zeros_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
-        for start in range(0, len(hidden), rows):
-            part = slice(start, start + rows)
+        for part in torch.split((targets != IGNORED).nonzero()[:, 0], rows):  # (n,) places of tokens with a loss
             log_probs = torch.log_softmax(linear(hidden[part], weight).float(), dim=-1)  # (n, V)
             losses[part] = -log_probs.gather(1, targets[part, None])[:, 0]
             if not (needs_hidden or needs_weight):

@@ -56,7 +56,7 @@ def onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 class _OneDNNLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         return onednn(x, weight, bias)
 
     @staticmethod
@@ -64,7 +64,7 @@ class _OneDNNLinear(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        rows, x_rows = grad.reshape(-1, weight.shape[0]), x.reshape(-1, weight.shape[1])  # (N, O), (N, C)
-        grad_x = onednn(rows, weight.T).view(x.shape) if needs_x else None
-        grad_weight = onednn(rows.T, x_rows.T) if needs_weight else None  # (O, C)
+        rows = grad.reshape(-1, weight.shape[0])  # (N, O)
+        grad_x = onednn(rows, weight.T).view(*grad.shape[:-1], weight.shape[1]) if needs_x else None
+        grad_weight = onednn(rows.T, x.reshape(-1, weight.shape[1]).T) if needs_weight else None  # (O, C)
         return grad_x, grad_weight, rows.sum(0) if needs_bias else None

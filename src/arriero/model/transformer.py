@@ -30,6 +30,8 @@ class Llama(nn.Module):
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.output = Linear(config.dim, config.vocab_size, bias=False)
+        self.adapters: object = None
+        """What `arriero.model.adapters` keeps here."""
         self.tie_weights()
 
     def forward(
@@ -99,7 +101,9 @@ class Llama(nn.Module):
         """
         hidden = self.hidden(tokens, documents=documents).flatten(0, 1)  # (B·T, C)
         weights = None if token_weights is None else token_weights.flatten()  # (B·T,)
-        total, losses = cross_entropy(hidden, self.output.weight, targets.flatten(), weights)
+        guests = getattr(self.output, "adapters", None)
+        matrix = self.output.weight if guests is None else guests.weight(self.output)  # (V, C)
+        total, losses = cross_entropy(hidden, matrix, targets.flatten(), weights)
         return total, losses.view(targets.shape)
 
     @property

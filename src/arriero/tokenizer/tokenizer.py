@@ -144,14 +144,19 @@ class Tokenizer:
         Raises:
             ArrieroError: the model carries no chat template, or its template refuses the messages.
         """
-        if self.chat_template is None:
-            raise ArrieroError(
-                "this model carries no chat template: give one (built in: 'chatml', 'llama2'), or prompt it as text"
-            )
-        turns = check_messages(messages)
-        for message in turns:
-            _check_unicode(message["content"])
-        return self._chat_encoder.encode(self.chat_template, turns, add_generation_prompt=add_generation_prompt)
+        template, turns = self._check_chat(messages)
+        return self._chat_encoder.encode(template, turns, add_generation_prompt=add_generation_prompt)
+
+    def encode_answers(self, messages: Sequence[Message]) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids of a whole chat, and where the assistant's answers lie in them, from where serving lets the model begin
+        up to and with the token that ends the turn.
+
+        Raises:
+            ArrieroError: the model carries no chat template, or its template refuses the messages, leaves out an answer
+                or ends none with a stop token.
+        """
+        template, turns = self._check_chat(messages)
+        return self._chat_encoder.encode_answers(template, turns, self.stop_ids)
 
     def use_chat_template(self, source: str) -> None:
         """Replace the chat template: Jinja text, or the name of a built-in one (`chatml`, `llama2`)."""
@@ -170,6 +175,16 @@ class Tokenizer:
         for name, text in files.items():
             with atomic_file(folder / name) as aside:
                 aside.write_bytes(text.encode())
+
+    def _check_chat(self, messages: Sequence[Message]) -> tuple[ChatTemplate, list[Message]]:
+        if self.chat_template is None:
+            raise ArrieroError(
+                "this model carries no chat template: give one (built in: 'chatml', 'llama2'), or prompt it as text"
+            )
+        turns = check_messages(messages)
+        for message in turns:
+            _check_unicode(message["content"])
+        return self.chat_template, turns
 
     @cached_property
     def _texts(self) -> dict[int, str | bytes]:

@@ -1,0 +1,271 @@
+"""PEFT's folders of adapters: `adapter_config.json` and `adapter_model.safetensors`.
+
+The tensors are A (r, in) and B (out, r) by the base's Hugging Face names; the scale is not among them but follows from
+the config's rank and α. PiSSA's adapters are written as plain ones of twice the rank, for the base as it was. The
+file's metadata hold a sketch of the base, so that an adapter is not put on another one of the same shape.
+"""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from arriero.common.errors import ArrieroError, FormatError
+from arriero.common.files import atomic_file
+from arriero.model.adapters import Adapters
+from arriero.model.formats.hf_config import read_json
+from arriero.model.guests import Change
+from arriero.model.lora import LoraConfig, LowRank, LowRankEmbedding, Whole, WholeEmbedding, WholeLinear, weight_of
+from arriero.model.sketch import compare_sketch, sketch
+from arriero.model.transformer import Llama
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+_ROOT = "base_model.model."
+_LEAVES = {
+    "lora_A.weight": "a",
+    "lora_B.weight": "b",
+    "lora_embedding_A": "a",
+    "lora_embedding_B": "b",
+    "lora_magnitude_vector": "magnitude",
+    "weight": "whole",
+}
+_REFUSED = {
+    "bias": ("none", None),
+    "fan_in_fan_out": (False, None),
+    "lora_bias": (False, None),
+    "layer_replication": (None, []),
+    "trainable_token_indices": (None, [], {}),
+    "target_parameters": (None, []),
+    "use_qalora": (False, None),
+    "alora_invocation_tokens": (None, []),
+    "use_bdlora": (None, False),
+    "arrow_config": (None,),
+    "monteclora_config": (None,),
+    "velora_config": (None,),
+}
+"""Settings that give the tensors another meaning, and the values without which they do not."""
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether a path is a folder in PEFT's format."""
+    return (path / CONFIG).is_file()
+
+
+def read_base(folder: Path) -> str | None:
+    """The model that an adapter says it is for.
+
+    Raises:
+        FormatError: the config is missing or damaged.
+    """
+    base = read_json(folder / CONFIG).get("base_model_name_or_path")
+    return base if isinstance(base, str) else None
+
+
+def save_peft(model: Llama, name: str, folder: Path, *, base: str) -> None:
+    """Write one of the model's adapters into a folder, as `peft` and vLLM load it.
+
+    Args:
+        base: the model source that the adapter is for.
+    """
+    adapters = Adapters.of(model)
+    changes = {adapters.names[module][1]: change for module, change in adapters.changes(name).items()}
+    tensors: dict[str, Tensor] = {}
+    for module, change in changes.items():
+        for leaf, tensor in _tensors_of(change).items():
+            tensors[f"{_ROOT}{module}.{leaf}"] = tensor.detach().to("cpu", torch.float32).contiguous()
+    config = _config_of(adapters, changes, adapters.configs[name], base)
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_file(folder / WEIGHTS) as aside:
+        save_file(tensors, aside, metadata={"format": "pt", "base_sketch": json.dumps(sketch(model))})
+    with atomic_file(folder / CONFIG) as aside:
+        aside.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def load_peft(model: Llama, folder: Path, name: str, *, base: str = "this model", force: bool = False) -> None:
+    """Read a folder's adapter into a model, by the name `name`; it is not switched on.
+
+    Args:
+        base: what to call the model in an error.
+        force: take it although it was made for other weights of the same shape.
+
+    Raises:
+        FormatError: a file is missing or damaged, or a tensor belongs to no module of the model.
+        ArrieroError: the adapter is for another base, or has what is not supported; the message says what.
+    """
+    settings = read_json(folder / CONFIG)
+    config = _read_config(folder, settings)
+    tensors, metadata = _read(folder / WEIGHTS)
+    adapters = Adapters.of(model)
+    theirs = {hf: ours for ours, (_, hf) in adapters.names.items()}
+    own: dict[str, dict[str, Tensor]] = {}
+    unknown = []
+    for key, tensor in tensors.items():
+        found = re.fullmatch(rf"{re.escape(_ROOT)}(.+?)\.({'|'.join(map(re.escape, _LEAVES))})", key)
+        module = theirs.get(found[1]) if found else None
+        if found is None or module is None:
+            unknown.append(key)
+        else:
+            own.setdefault(module, {})[_LEAVES[found[2]]] = tensor
+    if unknown or not own:
+        listed = ", ".join(unknown[:3]) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
+        raise FormatError(
+            f"{folder / WEIGHTS}: {listed or 'no tensor at all'}: no module of {base} goes by that name; expected "
+            f"{_ROOT}model.layers.0.self_attn.q_proj.lora_A.weight and the like"
+        )
+    told_base = settings.get("base_model_name_or_path") or "an unnamed model"
+    made_for = f"{folder} was made for {told_base}, and this is {base}"
+    if not force and "base_sketch" in metadata:
+        compare_sketch(model, metadata["base_sketch"], made_for)
+    changes = {
+        module: _change(model.get_submodule(module), parts, config, adapters.names[module], made_for)
+        for module, parts in own.items()
+    }
+    adapters.insert(name, config, changes)
+
+
+def _change(
+    host: nn.Module, parts: Mapping[str, Tensor], config: LoraConfig, names: tuple[str, str], made_for: str
+) -> Change:
+    """One module's change out of its tensors."""
+    module, weight = names[1], weight_of(host)
+    embedding = isinstance(host, nn.Embedding)
+    if "whole" in parts:
+        _check_shape(parts["whole"], tuple(cast(Tensor, host.weight).shape), module, made_for)
+        return (WholeEmbedding if embedding else WholeLinear)(parts["whole"])
+    if not {"a", "b"} <= parts.keys():
+        raise FormatError(f"{made_for}: module {module} has only one of its two matrices")
+    outputs, inputs = weight.shape
+    rank = len(parts["a"])
+    _check_shape(parts["a"], (rank, inputs), module, made_for)
+    _check_shape(parts["b"], (outputs, rank), module, made_for)
+    alpha = config.alpha_of(names)
+    scale = alpha / (math.sqrt(rank) if config.rslora else rank)
+    change = (LowRankEmbedding if embedding else LowRank)(inputs, outputs, rank, scale, dropout=config.dropout)
+    change.a.data, change.b.data = parts["a"].float(), parts["b"].float()
+    if "magnitude" in parts:
+        _check_shape(parts["magnitude"], (outputs,), module, made_for)
+        change.magnitude = nn.Parameter(parts["magnitude"].float())
+    return change
+
+
+def _check_shape(tensor: Tensor, shape: tuple[int, ...], module: str, made_for: str) -> None:
+    if tuple(tensor.shape) != shape:
+        raise ArrieroError(
+            f"{made_for}: at module {module} expected a matrix of shape {shape}, got {tuple(tensor.shape)}"
+        )
+    if not tensor.is_floating_point() or not tensor.float().sum().isfinite():
+        raise FormatError(f"{made_for}: module {module} holds numbers that are not finite")
+
+
+def _tensors_of(change: Change) -> dict[str, Tensor]:
+    if isinstance(change, Whole):
+        return {"weight": change.weight}
+    a, b = change.factors()
+    if isinstance(change, LowRankEmbedding):
+        return {"lora_embedding_A": a, "lora_embedding_B": b}
+    tensors = {"lora_A.weight": a, "lora_B.weight": b}
+    return tensors if change.magnitude is None else tensors | {"lora_magnitude_vector": change.magnitude}
+
+
+def _config_of(adapters: Adapters, changes: Mapping[str, Change], config: LoraConfig, base: str) -> dict[str, Any]:
+    """The config as `peft` writes it; ranks and α are those of the tensors."""
+    low_rank = {module: change for module, change in changes.items() if isinstance(change, LowRank)}
+    ranks = {module: len(change.factors()[0]) for module, change in low_rank.items()}
+    alphas = {
+        module: change.scale * (math.sqrt(ranks[module]) if config.rslora else ranks[module])
+        for module, change in low_rank.items()
+    }
+    rank, alpha = _usual(ranks, config.rank), _usual(alphas, config.alpha)
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": config.dropout,
+        "target_modules": _short(low_rank, adapters),
+        "modules_to_save": sorted(m.rpartition(".")[2] for m in changes if m not in low_rank) or None,
+        "rank_pattern": {module: value for module, value in ranks.items() if value != rank},
+        "alpha_pattern": {module: value for module, value in alphas.items() if value != alpha},
+        "use_rslora": config.rslora,
+        "use_dora": any(change.magnitude is not None for change in low_rank.values()),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+    }
+
+
+def _usual(values: Mapping[str, Any], otherwise: Any) -> Any:
+    """The most frequent value; a whole number as an integer."""
+    usual = Counter(values.values()).most_common(1)[0][0] if values else otherwise
+    return int(usual) if usual == int(usual) else usual
+
+
+def _short(modules: Mapping[str, Any], adapters: Adapters) -> list[str]:
+    """Names for `target_modules`: the last part, where all modules of that name are meant, else the whole name."""
+    every = Counter(hf.rpartition(".")[2] for _, hf in adapters.names.values())
+    meant = Counter(module.rpartition(".")[2] for module in modules)
+    return sorted(
+        {last if meant[last] == every[last] else module for module in modules for last in [module.rpartition(".")[2]]}
+    )
+
+
+def _read_config(folder: Path, settings: Mapping[str, Any]) -> LoraConfig:
+    file = folder / CONFIG
+    if settings.get("peft_type") != "LORA":
+        raise FormatError(f"{file}: expected peft_type LORA, got {settings.get('peft_type')!r}")
+    for key, plain in _REFUSED.items():
+        if settings.get(key) not in (*plain, plain[0]):
+            raise FormatError(f"{file}: {key} = {settings[key]!r} is not supported: expected {plain[0]!r}")
+    start = settings.get("init_lora_weights", True)
+    if isinstance(start, str) and start.startswith(("pissa", "olora", "corda", "loftq", "lora_ga")):
+        raise FormatError(
+            f"{file}: init_lora_weights = {start!r} means a base with other weights: save it with peft's "
+            "path_initial_model_for_weight_conversion"
+        )
+
+    def read(key: str, default: Any, kind: Callable[[Any], Any]) -> Any:
+        value = settings.get(key)
+        try:
+            return default if value is None else kind(value)
+        except (TypeError, ValueError) as error:
+            raise FormatError(f"{file}: {key}: {' '.join(str(error).split())}") from error
+
+    def numbers(kind: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
+        return lambda table: {str(name): kind(value) for name, value in dict(table).items()}
+
+    targets = settings.get("target_modules") or ()
+    try:
+        return LoraConfig(
+            rank=read("r", 8, int),
+            alpha=read("lora_alpha", 8.0, float),
+            targets=(targets,) if isinstance(targets, str) else tuple(map(str, targets)),
+            rank_pattern=read("rank_pattern", {}, numbers(int)),
+            alpha_pattern=read("alpha_pattern", {}, numbers(float)),
+            dropout=read("lora_dropout", 0.0, float),
+            rslora=bool(settings.get("use_rslora")),
+            dora=bool(settings.get("use_dora")),
+            whole=tuple(map(str, settings.get("modules_to_save") or ())),
+        )
+    except ArrieroError as error:
+        raise FormatError(f"{file}: {error}") from error
+
+
+def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if not file.is_file():
+        raise FormatError(f"{file} is missing: expected an adapter's weights in safetensors format")
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return {name: tensors.get_tensor(name) for name in tensors.keys()}, tensors.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise FormatError(f"{file}: not a whole safetensors file ({error})") from error

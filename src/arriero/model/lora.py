@@ -1,0 +1,233 @@
+"""LoRA: a matrix W changes by a product of thin ones, h = W x + (α/r) B A x (Hu et al., arXiv 2106.09685, section 4).
+
+And what grew out of it: scales that stay stable at high rank (rsLoRA, Kalajdzievski, arXiv 2312.03732: α/√r), direction
+and magnitude learnt apart (DoRA, Liu et al., arXiv 2402.09353), and a start from W's largest singular vectors (PiSSA,
+Meng et al., arXiv 2404.02948). This file is the mathematics of one matrix; `adapters.py` puts it into a model.
+
+O outputs, C inputs, r rank; an embedding's C is the vocabulary. N tokens.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from arriero.common.errors import ArrieroError
+from arriero.kernels.linear import linear
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Which matrices an adapter changes, and how."""
+
+    rank: int = 8
+    """r: columns of B and rows of A."""
+    alpha: float = 16.0
+    """α: the change is scaled by α/r."""
+    targets: tuple[str, ...] = ("all-linear",)
+    """Modules by name (wq or q_proj) or as regular expressions; all-linear: every matrix of every layer."""
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    """PATTERN=RANK: another rank for some of the modules."""
+    alpha_pattern: dict[str, float] = field(default_factory=dict)
+    """PATTERN=ALPHA: another α for some of the modules."""
+    dropout: float = 0.0
+    """Share of A's inputs that are left out at random, in training."""
+    rslora: bool = False
+    """Scale by α/√r, which keeps high ranks learning."""
+    dora: bool = False
+    """Learn the length of each row of W apart from its direction."""
+    init: Literal["kaiming", "gaussian", "pissa"] = "kaiming"
+    """How A begins: uniform ±1/√C, normal with σ 1/r (B is 0 with both), or A and B as W's largest singular vectors."""
+    whole: tuple[str, ...] = ()
+    """Modules (output or tok_embeddings) trained whole, and saved with the adapter."""
+
+    def __post_init__(self) -> None:
+        for name, rank in {"rank": self.rank, **self.rank_pattern}.items():
+            if rank < 1:
+                raise ArrieroError(f"{name}: expected a rank of 1 or more, got {rank}")
+        for name, alpha in {"alpha": self.alpha, **self.alpha_pattern}.items():
+            if not 0 < alpha < math.inf:
+                raise ArrieroError(f"{name}: expected a number above 0, got {alpha}")
+        if not 0 <= self.dropout < 1:
+            raise ArrieroError(f"dropout: expected a share from 0 up to 1, got {self.dropout}")
+        for pattern in (*self.targets, *self.whole, *self.rank_pattern, *self.alpha_pattern):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ArrieroError(
+                    f"'{pattern}': expected a module's name or a regular expression ({error})"
+                ) from error
+
+    def rank_of(self, names: Sequence[str]) -> int:
+        """r of the module that goes by these names."""
+        return next((rank for pattern, rank in self.rank_pattern.items() if matches(pattern, names)), self.rank)
+
+    def alpha_of(self, names: Sequence[str]) -> float:
+        """α of the module that goes by these names."""
+        return next((alpha for pattern, alpha in self.alpha_pattern.items() if matches(pattern, names)), self.alpha)
+
+    def scale_of(self, names: Sequence[str]) -> float:
+        """What B A is multiplied by: α/r, or α/√r with rsLoRA."""
+        rank = self.rank_of(names)
+        return self.alpha_of(names) / (math.sqrt(rank) if self.rslora else rank)
+
+
+def matches(pattern: str, names: Sequence[str]) -> bool:
+    """Whether a name, or its last parts between dots, is what the pattern says: `wq`, `layers.0.attention.wq`."""
+    return any(re.fullmatch(rf"(?:.*\.)?(?:{pattern})", name) for name in names)
+
+
+def weight_of(host: nn.Module) -> Tensor:
+    """W (O, C) of a linear layer, or of an embedding (its table transposed)."""
+    weight = host.weight
+    assert isinstance(weight, Tensor)
+    return weight.T if isinstance(host, nn.Embedding) else weight
+
+
+class LowRank(nn.Module):
+    """The change of one matrix: s B A, and with DoRA the lengths of the rows."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int, scale: float, *, dropout: float = 0.0) -> None:
+        """A change without values yet: `start` or a loader sets them.
+
+        Args:
+            inputs: C.
+            outputs: O.
+            rank: r, at most the smaller of both.
+            scale: s.
+            dropout: share of the inputs left out in training.
+        """
+        super().__init__()
+        if rank > min(inputs, outputs):
+            raise ArrieroError(f"rank: expected at most {min(inputs, outputs)}, the matrix's smaller side, got {rank}")
+        self.a = nn.Parameter(torch.empty(rank, inputs))
+        self.b = nn.Parameter(torch.empty(outputs, rank))
+        self.magnitude: nn.Parameter | None = None
+        """(O,) lengths of the rows, with DoRA."""
+        self.anchor_a: nn.Parameter | None = None
+        self.anchor_b: nn.Parameter | None = None
+        """Where PiSSA began, (r, C) and (O, r), which is subtracted: so W itself stays as it is."""
+        self.scale, self.dropout = scale, dropout
+
+    @torch.no_grad()
+    def start(self, weight: Tensor, config: LoraConfig, generator: torch.Generator) -> None:
+        """Values to begin training with; the model computes what it did before.
+
+        Args:
+            weight: W (O, C).
+            config: which beginning.
+            generator: of A's random numbers, on the CPU.
+        """
+        rank, inputs = self.a.shape
+        self.b.zero_()
+        if config.init == "pissa":
+            self._start_from_singular_vectors(weight)
+        elif config.init == "gaussian":
+            self.a.copy_(torch.empty(rank, inputs).normal_(0.0, 1 / rank, generator=generator))
+        else:
+            bound = 1 / math.sqrt(inputs)  # Kaiming's uniform with a = √5, as nn.Linear begins
+            self.a.copy_(torch.empty(rank, inputs).uniform_(-bound, bound, generator=generator))
+        if config.dora:
+            self.magnitude = nn.Parameter(weight.float().norm(dim=1))
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """A (r, C) and B (O, r) whose product, times `scale`, is the change; of twice the rank after PiSSA."""
+        if self.anchor_a is None or self.anchor_b is None:
+            return self.a, self.b
+        return torch.cat([self.a, self.anchor_a]), torch.cat([self.b, -self.anchor_b], dim=1)
+
+    def change(self, weight: Tensor) -> Tensor:
+        """W' − W (O, C) in fp32, for merging."""
+        weight = weight.float()
+        a, b = (factor.float() for factor in self.factors())
+        low_rank = self.scale * (b @ a)
+        if self.magnitude is None:
+            return low_rank
+        return self.stretch(weight).float()[:, None] * (weight + low_rank) - weight
+
+    def stretch(self, weight: Tensor) -> Tensor:
+        """DoRA's m / ‖W + s B A‖ by row (O,); the length below is taken as a constant (DoRA, section 4.3).
+
+        ‖w + s B A‖² = ‖w‖² + 2 s b · (A w) + s² b A Aᵀ b for a row w of W and b of B: no matrix of W's size is made.
+        """
+        assert self.magnitude is not None
+        with torch.no_grad():
+            a, b = (factor.float() for factor in self.factors())
+            rows = weight.float()
+            crossed = (b * linear(rows, a)).sum(1)  # (O,)
+            squared = (b * (b @ (a @ a.T))).sum(1)  # (O,)
+            length = (rows.square().sum(1) + 2 * self.scale * crossed + self.scale**2 * squared).sqrt()
+        return self.magnitude / length.to(self.magnitude.dtype)
+
+    def forward(self, x: Tensor, y: Tensor, host: nn.Module) -> Tensor:
+        """W' x for x (…, C), given y = W x (…, O) and the module that holds W."""
+        a, b = self.factors()
+        low = linear(F.dropout(x, self.dropout, self.training), a)  # (…, r)
+        y = y + linear(low * self.scale, b)  # (…, O)
+        return y if self.magnitude is None else y * self.stretch(weight_of(host))
+
+    @torch.no_grad()
+    def _start_from_singular_vectors(self, weight: Tensor) -> None:
+        """B A = the r largest of U S Vᵀ = W, S halved between them (PiSSA, equations 2 to 4)."""
+        rank = len(self.a)
+        u, s, v = torch.linalg.svd(weight.float(), full_matrices=False)
+        root = (s[:rank] / self.scale).sqrt()
+        self.a.copy_(root[:, None] * v[:rank])
+        self.b.copy_(u[:, :rank] * root)
+        self.anchor_a = nn.Parameter(self.a.clone(), requires_grad=False)
+        self.anchor_b = nn.Parameter(self.b.clone(), requires_grad=False)
+
+
+class LowRankEmbedding(LowRank):
+    """The change of an embedding: its rows are W's columns here, so that A is (r, vocabulary) and B (dim, r)."""
+
+    def forward(self, x: Tensor, y: Tensor, host: nn.Module) -> Tensor:
+        """The embeddings of ids x (…), given those of W, y (…, O)."""
+        a, b = self.factors()
+        return y + linear(F.embedding(x, a.T) * self.scale, b)
+
+
+class Whole(nn.Module):
+    """Another matrix instead of W, for modules that are trained whole; in the shape of the module's own weight."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().float().clone())
+
+    def change(self, weight: Tensor) -> Tensor:
+        """W' − W (O, C), in fp32."""
+        return weight_of(self).float() - weight.float()
+
+
+class WholeLinear(Whole):
+    """Another matrix of a linear layer, (O, C)."""
+
+    def forward(self, x: Tensor, y: Tensor, host: nn.Module) -> Tensor:
+        """W' x for x (…, C)."""
+        return linear(x, self.weight)
+
+
+class WholeEmbedding(Whole):
+    """Another embedding, (vocabulary, dim)."""
+
+    def change(self, weight: Tensor) -> Tensor:
+        """W' − W (O, C), in fp32."""
+        return self.weight.T.float() - weight.float()
+
+    def forward(self, x: Tensor, y: Tensor, host: nn.Module) -> Tensor:
+        """The embeddings of ids x (…)."""
+        return F.embedding(x, self.weight)
+
+
+def truncate(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Thin matrices (rank, C) and (O, rank) whose product is nearest to b a (Eckart and Young), by an R × R SVD."""
+    left, inner_b = torch.linalg.qr(b.float())  # (O, R), (R, R)
+    right, inner_a = torch.linalg.qr(a.float().T)  # (C, R), (R, R)
+    u, s, v = torch.linalg.svd(inner_b @ inner_a.T)
+    root = s[:rank].sqrt()
+    return (root[:, None] * v[:rank]) @ right.T, (left @ u[:, :rank]) * root

@@ -1,0 +1,57 @@
+"""A sketch of a model's weights, by which an adapter knows its base again.
+
+A few hundred weights from fixed places. The same base stored in fewer bits has nearly the same sketch; another base of
+the same shape has one that points elsewhere.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from arriero.common.errors import ArrieroError
+from arriero.model.transformer import Llama
+
+_PLACES = 64
+"""Weights of each matrix."""
+_LEAST_COSINE = 0.9
+"""Four bits a weight keep 0.99; what is unrelated has about 0."""
+
+
+def sketch(model: Llama) -> list[float]:
+    """Weights of the embedding and of matrices of the first and the last layer; each matrix's part has length 1."""
+    first, last = model.layers[0], model.layers[-1]
+    parts: list[float] = []
+    for matrix in (model.tok_embeddings, first.attention.wq, first.feed_forward.w1, last.attention.wo):
+        weight = matrix.weight
+        assert isinstance(weight, Tensor)
+        places = torch.linspace(0, weight.numel() - 1, _PLACES, dtype=torch.float64).long()
+        values = weight.detach().flatten()[places.to(weight.device)].double().cpu()
+        values = values / values.norm().clamp(min=1e-30)
+        parts += [float(f"{value:.4g}") for value in values.tolist()]
+    return parts
+
+
+def compare_sketch(model: Llama, saved: str, made_for: str) -> None:
+    """Whether a sketch, as JSON, is of this model.
+
+    Args:
+        made_for: begins the error: which model the adapter was made for, and which one this is.
+
+    Raises:
+        ArrieroError: it is not.
+    """
+    own = sketch(model)
+    try:
+        other = [float(value) for value in json.loads(saved)]
+    except (ValueError, TypeError) as error:
+        raise ArrieroError(f"{made_for}: the sketch of its base is damaged") from error
+    if len(other) != len(own) or _cosine(own, other) < _LEAST_COSINE:
+        raise ArrieroError(f"{made_for}: their weights differ; give the adapter its own base")
+
+
+def _cosine(x: Sequence[float], y: Sequence[float]) -> float:
+    norms = math.hypot(*x) * math.hypot(*y)
+    return sum(a * b for a, b in zip(x, y, strict=True)) / norms if norms else 0.0
