@@ -288,6 +288,15 @@ class Adapters:
         self._untied = True
 
 
+def copy_adapters(model: Llama, copy: Llama) -> None:
+    """Give a copy the model's adapters, without values yet, and the same one on."""
+    if isinstance(model.adapters, Adapters):
+        own, others = model.adapters, Adapters.of(copy)
+        for name, config in own.configs.items():
+            others.insert(name, config, {module: change.blank() for module, change in own.changes(name).items()})
+        others.activate(own.active)
+
+
 def _check_kind(module: str, kind: type[LowRank], config: LoraConfig) -> None:
     """What only some modules can do."""
     if kind is LowRankEmbedding and (config.dora or config.init == "pissa" or config.dropout):

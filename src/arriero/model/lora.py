@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -114,6 +114,15 @@ class LowRank(nn.Module):
         """Where PiSSA began, (r, C) and (O, r), which is subtracted: so W itself stays as it is."""
         self.scale, self.dropout = scale, dropout
 
+    def blank(self) -> Self:
+        """A change of the same kind and shape, without values."""
+        (rank, inputs), outputs = self.a.shape, len(self.b)
+        other = type(self)(inputs, outputs, rank, self.scale, dropout=self.dropout)
+        for name in ("magnitude", "anchor_a", "anchor_b"):
+            own = getattr(self, name)
+            setattr(other, name, None if own is None else nn.Parameter(torch.empty(own.shape)))
+        return other
+
     @torch.no_grad()
     def start(self, weight: Tensor, config: LoraConfig, generator: torch.Generator) -> None:
         """Values to begin training with; the model computes what it did before.
@@ -198,6 +207,10 @@ class Whole(nn.Module):
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight.detach().float().clone())
+
+    def blank(self) -> Self:
+        """A change of the same kind and shape, without values."""
+        return type(self)(torch.empty(self.weight.shape))
 
     def change(self, weight: Tensor) -> Tensor:
         """W' − W (O, C), in fp32."""

@@ -7,6 +7,7 @@ the same shape has one that points elsewhere.
 import json
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -22,11 +23,10 @@ _LEAST_COSINE = 0.9
 
 def sketch(model: Llama) -> list[float]:
     """Weights of the embedding and of matrices of the first and the last layer; each matrix's part has length 1."""
-    first, last = model.layers[0], model.layers[-1]
     parts: list[float] = []
-    for matrix in (model.tok_embeddings, first.attention.wq, first.feed_forward.w1, last.attention.wo):
-        weight = matrix.weight
-        assert isinstance(weight, Tensor)
+    last = len(model.layers) - 1
+    for name in ("tok_embeddings", "layers.0.attention.wq", "layers.0.feed_forward.w1", f"layers.{last}.attention.wo"):
+        weight = cast(Tensor, model.get_submodule(name).weight)
         places = torch.linspace(0, weight.numel() - 1, _PLACES, dtype=torch.float64).long()
         values = weight.detach().flatten()[places.to(weight.device)].double().cpu()
         values = values / values.norm().clamp(min=1e-30)

@@ -34,6 +34,8 @@ from arriero.train.parallel import hold_parts
 
 MANIFEST = "checkpoint.json"
 PART = ".part"
+ADAPTERS = ".adapters."
+"""In the name of every parameter of an adapter."""
 FILE_BYTES = 2**30
 """About the size of a file: what is in one is in memory twice while it is written."""
 _FORMAT = {"format": "arriero-checkpoint", "version": 1}
@@ -62,6 +64,11 @@ class Checkpoints:
         self._group = dist.new_group(backend="gloo") if self._joined else None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
+        self._pinned: int | None = None
+
+    def pin(self, step: int) -> None:
+        """Have the checkpoint of this step stay until another one is pinned."""
+        self._pinned = step
 
     def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]) -> None:
         """Keep a copy of model and optimizer, and `progress` of rank 0, which must fit into JSON.
@@ -152,7 +159,7 @@ class Checkpoints:
         """Remove what the policy does not keep."""
         for folder in list_checkpoints(self.folder)[: -self.keep]:
             step = int(folder.name.removeprefix("step-"))
-            if not self.keep_every or step % self.keep_every:
+            if step != self._pinned and (not self.keep_every or step % self.keep_every):
                 doomed = folder.with_name(folder.name + PART)  # a kill from here on leaves no half checkpoint
                 folder.replace(doomed)
                 shutil.rmtree(doomed)
@@ -186,12 +193,15 @@ class Checkpoints:
 def gather_state(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, not copied: parameters and, by parameter, AdamW's state.
 
-    A parameter that has had no step yet gets the state that it would begin with.
+    Of a frozen base with adapters, the adapters alone. A parameter that has had no step yet gets the state that it
+    would begin with.
     """
     hold_parts(model)
     state: dict[str, Tensor] = {}
     trained = set() if optimizer is None else {x for group in optimizer.param_groups for x in group["params"]}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad and ADAPTERS not in name:
+            continue
         state[f"model.{name}"] = parameter.detach()
         if optimizer is None or parameter not in trained:
             continue

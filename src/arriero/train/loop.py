@@ -40,7 +40,7 @@ class Loss:
     """Sums to be divided likewise, for the log."""
 
 
-End = Literal["finished", "interrupted", "out of time"]
+End = Literal["finished", "stopped early", "interrupted", "out of time"]
 """How a run came to its end."""
 LossFunction = Callable[[Llama, Batch], Loss]
 
@@ -74,12 +74,16 @@ class LoopConfig:
     """Steps whose losses are compared with."""
     on_spike: Literal["warn", "rollback"] = "warn"
     """warn: note it in the log; rollback: take the last checkpoint's model and go on with the data behind the spike."""
+    keep_best: bool = False
+    """Keep the checkpoint of the lowest validation loss."""
+    patience: int = 0
+    """Validations without a lower loss, one after the other, that end the run; 0: it goes to its last step."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulation"):
             if getattr(self, name) < 1:
                 raise ArrieroError(f"{name}: expected 1 or more, got {getattr(self, name)}")
-        for name in ("validate_every", "checkpoint_every", "spike_sigmas"):
+        for name in ("validate_every", "checkpoint_every", "spike_sigmas", "patience"):
             if getattr(self, name) < 0:
                 raise ArrieroError(f"{name}: expected 0 or more, got {getattr(self, name)}")
         if self.spike_window < 10:
@@ -111,7 +115,7 @@ class Watcher(Protocol):
 
     def on_step(self, result: StepResult) -> None: ...
     def on_event(self, step: int, event: str, detail: str) -> None: ...
-    def on_validation(self, step: int) -> None: ...
+    def on_validation(self, step: int) -> float | None: ...
 
 
 class Store(Protocol):
@@ -120,6 +124,7 @@ class Store(Protocol):
     def save(self, step: int, model: Llama, optimizer: torch.optim.Optimizer, progress: dict[str, Any]) -> None: ...
     def load(self, model: Llama, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None: ...
     def wait(self) -> None: ...
+    def pin(self, step: int) -> None: ...
 
 
 class Loop:
@@ -144,6 +149,9 @@ class Loop:
         self.optimizer = build_optimizer(model, optimizer)
         self.step = 0
         self.saved: int | None = None
+        self.best: tuple[int, float] | None = None
+        """Step and loss of the best validation, with `keep_best` or `patience`."""
+        self.stale = 0
         self.losses: deque[float] = deque(maxlen=config.spike_window)
 
     def resume(self) -> bool:
@@ -162,6 +170,9 @@ class Loop:
         self.model.train()
         with _interruptible() as interrupted:
             while self.step < self.config.steps and end == "finished":
+                if self._out_of_patience:
+                    end = "stopped early"
+                    break
                 self._look_up(self._train_step())
                 if self.layout.any(interrupted()):
                     end = "interrupted"
@@ -225,9 +236,25 @@ class Loop:
             self.losses.append(result.loss)
         last = self.step == self.config.steps
         if self.config.validate_every and (last or self.step % self.config.validate_every == 0):
-            self.watcher.on_validation(self.step)
+            self._judge(self.watcher.on_validation(self.step))
         if self.config.checkpoint_every and self.step % self.config.checkpoint_every == 0:
             self._save()
+
+    def _judge(self, loss: float | None) -> None:
+        """Keep the best model so far, and count how long it has been that."""
+        if loss is None or not (self.config.keep_best or self.config.patience):
+            return
+        if self.best is None or loss < self.best[1]:
+            self.best, self.stale = (self.step, loss), 0
+            if self.store is not None and self.config.keep_best:
+                self.store.pin(self.step)
+                self._save()
+        else:
+            self.stale += 1
+
+    @property
+    def _out_of_patience(self) -> bool:
+        return 0 < self.config.patience <= self.stale
 
     def _spiked(self, loss: float) -> bool:
         if not self.config.spike_sigmas or len(self.losses) < 10:
@@ -251,6 +278,8 @@ class Loop:
         progress = {
             "step": self.step,
             "losses": list(self.losses),
+            "best": self.best,
+            "stale": self.stale,
             "batches": self.batches.state_dict(),
             "generators": _generator_states(),
         }
@@ -261,6 +290,11 @@ class Loop:
     def _restore(self, progress: dict[str, Any], with_data: bool) -> None:
         self.step = self.saved = progress["step"]
         self.losses = deque(progress["losses"], maxlen=self.config.spike_window)
+        self.stale = progress.get("stale", 0)
+        if best := progress.get("best"):
+            self.best = (int(best[0]), float(best[1]))
+            if self.store is not None and self.config.keep_best:
+                self.store.pin(self.best[0])
         if with_data:
             self.batches.load_state_dict(progress["batches"])
             _set_generator_states(progress["generators"])

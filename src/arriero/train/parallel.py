@@ -25,6 +25,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from arriero.common.errors import ArrieroError
+from arriero.model.adapters import copy_adapters
+from arriero.model.quantised import QuantisedLinear
 from arriero.model.transformer import Llama
 from arriero.train.tensor_parallel import check_divisible, split_model
 
@@ -111,6 +113,11 @@ class Layout:
         """Whether this process is the one that writes logs."""
         return self.rank == 0
 
+    @property
+    def plain(self) -> bool:
+        """Whether the model computes as it is: one process, in fp32."""
+        return self.world == 1 and self.dtype == torch.float32
+
     def apply(self, model: Llama) -> Llama:
         """The model, changed in place to compute as the layout says, on its device; the optimizer is built after this.
 
@@ -128,14 +135,18 @@ class Layout:
         return model
 
     def whole(self, model: Llama) -> Llama | None:
-        """A copy of the model as it is now, fp32 and on the CPU, on the main process; None on the others."""
+        """A copy of the model and its adapters as they are now, fp32 and on the CPU, on the main process; else None."""
         hold_parts(model)
         copy = Llama(model.config) if self.is_main else None
+        if copy is not None:
+            copy_adapters(model, copy)
         for name, parameter in model.named_parameters():
             values = parameter.detach()
             values = values.full_tensor() if isinstance(values, DTensor) else values
             if copy is not None:
                 copy.get_parameter(name).data.copy_(values)
+        if copy is not None:
+            copy_quantised(model, copy)
         return copy
 
     def synchronize_gradients(self, model: Llama, *, last: bool) -> None:
@@ -198,3 +209,10 @@ def hold_parts(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+
+
+def copy_quantised(model: nn.Module, copy: nn.Module) -> None:
+    """Give a copy's plain matrices the values of the model's quantised ones."""
+    for name, module in model.named_modules():
+        if isinstance(module, QuantisedLinear):
+            copy.get_submodule(name).weight.data.copy_(module.weight)  # type: ignore[operator]

@@ -6,12 +6,10 @@ same command continues it, wherever and however it stopped.
 
 import dataclasses
 import math
-import platform
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,6 @@ import torch
 
 from arriero.common.device import DTypeName, pick_device, pick_dtype
 from arriero.common.errors import ArrieroError
-from arriero.common.machine import machine_facts
-from arriero.generate.engine import Engine, Request, SamplingConfig
 from arriero.kernels.cross_entropy import IGNORED
 from arriero.model.config import LlamaConfig
 from arriero.model.layers import Block, Recompute
@@ -37,10 +33,12 @@ from arriero.train.export import export_hugging_face
 from arriero.train.loop import End, Loop, LoopConfig, Loss
 from arriero.train.optimizer import OptimizerConfig
 from arriero.train.parallel import Layout, ParallelConfig
+from arriero.train.run_facts import run_facts
 from arriero.train.run_folder import RunFolder
 from arriero.train.run_log import RunLog, Tracker
 from arriero.train.schedule import ScheduleConfig
 from arriero.train.shards import ShardReader, check_vocabulary, check_words
+from arriero.train.speaker import speaker
 from arriero.train.speed import flops_per_token, keep_freed_memory, peak_flops
 from arriero.train.watch import Pace, RunWatcher
 
@@ -161,8 +159,9 @@ def _pretrain(folder: RunFolder, config: PretrainConfig, layout: Layout, allow: 
             folder.begin(config)  # not before: a checkpoint that cannot be taken up leaves the folder as it was
             if not resumed:
                 watcher.log.forget_after(-1)  # of a run that was killed before its first checkpoint
-            batch_tokens = watcher.pace.batch_tokens
-            watcher.log.write("start", loop.step, **_facts(config, model, layout, batch_tokens))
+            batch_tokens = _batch_tokens(config, layout)
+            facts = run_facts(model, layout, batch_tokens=batch_tokens, steps=config.loop.steps)
+            watcher.log.write("start", loop.step, **facts)
             plan = batches.plan(batch_tokens * config.loop.steps)
             watcher.log.write("mixture", loop.step, rows=[dataclasses.asdict(row) for row in plan])
         end = loop.run()
@@ -252,6 +251,10 @@ def _batches(config: PretrainConfig, readers: Sequence[ShardReader], layout: Lay
     return PackedBatches(sources, weights, _rows(config, layout), seed=config.seed, normalise=not config.data.weights)
 
 
+def _batch_tokens(config: PretrainConfig, layout: Layout) -> int:
+    return config.data.rows * config.data.tokens * config.loop.accumulation * layout.data_world
+
+
 def _watcher(
     config: PretrainConfig,
     folder: RunFolder,
@@ -261,14 +264,14 @@ def _watcher(
     layout: Layout,
     tokenizer: Tokenizer,
 ) -> RunWatcher:
-    batch_tokens = config.data.rows * config.data.tokens * config.loop.accumulation * layout.data_world
     pace = Pace(
         steps=config.loop.steps,
-        batch_tokens=batch_tokens,
+        batch_tokens=_batch_tokens(config, layout),
         flops_per_token=flops_per_token(model.config, config.data.tokens),
         peak_flops=peak_flops(layout.device, layout.world),
     )
     log = RunLog(folder.path, config.trackers) if layout.is_main else None
+    prompts = [(prompt, tokenizer.encode(prompt)) for prompt in config.samples]
     validation = {
         name: ValidationBatches(reader, _rows(config, layout), max_rows=config.data.validation_rows)
         for name, reader in held_out.items()
@@ -279,28 +282,8 @@ def _watcher(
         meter=EnergyMeter(devices=layout.world) if layout.is_main else None,
         source_tokens=lambda: batches.source_tokens,
         validate=(lambda: validate(model, validation, layout)) if validation else None,
-        sample=_speaker(model, tokenizer, config.samples, layout) if config.samples else None,
+        sample=speaker(model, tokenizer, prompts, layout, max_tokens=48) if prompts else None,
     )
-
-
-def _facts(config: PretrainConfig, model: Llama, layout: Layout, batch_tokens: int) -> dict[str, Any]:
-    machine = machine_facts(layout.device)
-    n_params = model.n_params
-    embeddings = model.config.vocab_size * model.config.dim * (1 if model.config.tied_embeddings else 2)
-    return {
-        "model": dataclasses.asdict(model.config),
-        "n_params": n_params,
-        "n_params_without_embeddings": n_params - embeddings,
-        "devices": layout.world,
-        "device_name": machine.get("gpu", machine["processor"]),
-        "world": layout.world,
-        "dtype": str(layout.dtype).removeprefix("torch."),
-        "batch_tokens": batch_tokens,
-        "layout": dataclasses.asdict(config.parallel),
-        "total_steps": config.loop.steps,
-        "watts": None,
-        "versions": {"arriero": version("arriero"), "torch": torch.__version__, "python": platform.python_version()},
-    }
 
 
 @torch.no_grad()
@@ -319,26 +302,3 @@ def validate(model: Llama, sources: dict[str, ValidationBatches], layout: Layout
     summed = sum(source["loss"] * source["tokens"] for source in by_source.values())
     mean = summed / tokens if tokens else math.nan
     return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "by_source": by_source}
-
-
-def _speaker(
-    model: Llama, tokenizer: Tokenizer, prompts: Sequence[str], layout: Layout
-) -> Callable[[], list[tuple[str, str]]]:
-    """What the model makes of the prompts now, greedy, 48 tokens: on the main rank, and nothing on the others."""
-    requests = []
-    for prompt in prompts:
-        ids = tokenizer.encode(prompt)
-        room = model.config.max_seq_len - len(ids)
-        if not ids or room < 1:
-            expected = f"a prompt of 1 to {model.config.max_seq_len - 1} tokens"
-            raise ArrieroError(f"samples: expected {expected}, got {len(ids)} in {prompt!r}")
-        requests.append(Request(prompt_ids=ids, sampling=SamplingConfig(temperature=0.0, max_tokens=min(48, room))))
-
-    def speak() -> list[tuple[str, str]]:
-        whole = model if layout.world == 1 and layout.dtype == torch.float32 else layout.whole(model)
-        if whole is None:
-            return []
-        answers = Engine(whole, tokenizer).generate(requests)
-        return [(prompt, answer.text) for prompt, answer in zip(prompts, answers, strict=True)]
-
-    return speak

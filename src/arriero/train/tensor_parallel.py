@@ -18,9 +18,9 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     ParallelStyle,
@@ -34,6 +34,9 @@ from arriero.common.errors import ArrieroError
 from arriero.kernels.cross_entropy import cross_entropy
 from arriero.kernels.documents import Documents
 from arriero.model.config import LlamaConfig
+from arriero.model.guests import Guests
+from arriero.model.lora import LowRank
+from arriero.model.quantised import QuantisedLinear
 from arriero.model.transformer import Llama
 
 
@@ -70,7 +73,11 @@ def split_model(model: Llama, mesh: DeviceMesh, *, sequence: bool) -> None:
     for name in ("attention.wq", "attention.wk", "attention.wv", "feed_forward.w1", "feed_forward.w3"):
         block[name] = ColwiseParallel()
     plan |= {f"layers.{i}.{name}": style for i in range(model.config.n_layers) for name, style in block.items()}
+    guests = _set_adapters_aside(model, plan)
     parallelize_module(model, mesh, plan)
+    for name, own in guests.items():
+        model.get_submodule(name).adapters = own
+        _split_adapters(own, mesh, by_output=isinstance(plan[name], ColwiseParallel))
     model.tie_weights()
 
     def loss(
@@ -86,6 +93,39 @@ def split_model(model: Llama, mesh: DeviceMesh, *, sequence: bool) -> None:
         return _loss(self, mesh, stream, tokens, targets, documents, token_weights)
 
     model.loss = MethodType(loss, model)  # type: ignore[method-assign]
+
+
+def _set_adapters_aside(model: Llama, plan: dict[str, ParallelStyle]) -> dict[str, Guests]:
+    """Take the adapters from the modules that have any, by their names: PyTorch's styles divide all that is in there.
+
+    Raises:
+        ArrieroError: an adapter changes what cannot be divided.
+    """
+    guests = {}
+    for name, module in model.named_modules():
+        if isinstance(own := getattr(module, "adapters", None), Guests):
+            plain = all(isinstance(change, LowRank) and change.magnitude is None for change in own.values())
+            if not (plain and name.startswith("layers.") and name in plan):
+                raise ArrieroError(
+                    f"tensor: the adapter of {name} cannot be divided: expected LoRA of the layers' matrices, without "
+                    "dora and whole; or share the work by --shard"
+                )
+            guests[name] = own
+    for name in guests:
+        del model.get_submodule(name).adapters
+    if quantised := [name for name, module in model.named_modules() if isinstance(module, QuantisedLinear)]:
+        raise ArrieroError(f"tensor: {quantised[0]} is quantised and cannot be divided: share the work by --shard")
+    return guests
+
+
+def _split_adapters(guests: Guests, mesh: DeviceMesh, *, by_output: bool) -> None:
+    """Divide A and B as their matrix is: by output, B's rows; by input, A's columns. The other is whole everywhere."""
+    for change in guests.values():
+        for name, parameter in list(change.named_parameters()):
+            outer = name.endswith("b") if by_output else name.endswith("a")
+            placed = Shard(0 if by_output else 1) if outer else Replicate()
+            divided = nn.Parameter(distribute_tensor(parameter.detach(), mesh, [placed]), parameter.requires_grad)
+            setattr(change, name, divided)
 
 
 def _loss(

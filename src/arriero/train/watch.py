@@ -29,8 +29,8 @@ class Pace:
 
     steps: int
     """Steps of the run."""
-    batch_tokens: int
-    """Tokens of a step, on all ranks."""
+    batch_tokens: int | None
+    """Tokens of a step, on all ranks; None: those that have a loss, which differ from step to step."""
     flops_per_token: float
     peak_flops: float | None
     """Operations a second that all devices together could do; None where it isn't known."""
@@ -58,7 +58,7 @@ class RunWatcher:
         """
         self.log, self.pace, self.meter = log, pace, meter
         self.source_tokens, self.validate, self.sample = source_tokens, validate, sample
-        self.began, self.skipped, self.spoke = time.monotonic(), 0, 0.0
+        self.began, self.skipped, self.spoke, self.tokens = time.monotonic(), 0, 0.0, 0
         self._open = ExitStack()
         self._bar: Progress | None = None
 
@@ -76,7 +76,9 @@ class RunWatcher:
         self.skipped += result.skipped
         if self.log is None:
             return
-        rate = self.pace.batch_tokens / result.seconds
+        tokens = self.pace.batch_tokens or result.count
+        self.tokens += tokens
+        rate = tokens / result.seconds
         mfu = None if self.pace.peak_flops is None else rate * self.pace.flops_per_token / self.pace.peak_flops
         self.log.write(
             "step",
@@ -84,7 +86,7 @@ class RunWatcher:
             loss=result.loss,
             lr=result.lr,
             grad_norm=result.grad_norm,
-            tokens=result.step * self.pace.batch_tokens,
+            tokens=self.tokens,
             seconds=time.monotonic() - self.began,
             tokens_per_second=rate,
             mfu=mfu,
@@ -107,17 +109,19 @@ class RunWatcher:
         if event != "checkpoint":
             self._say(f"{event}: {detail}")
 
-    def on_validation(self, step: int) -> None:
-        """Measure, on all ranks; write down and say the result; let the model speak."""
+    def on_validation(self, step: int) -> float | None:
+        """Measure, on all ranks; write down and say the result; let the model speak. Returns the loss."""
         numbers = self.validate() if self.validate is not None else None
+        loss = None if numbers is None else float(numbers["loss"])
         spoken = self.sample() if self.sample is not None else ()
         if self.log is None:
-            return
+            return loss
         if numbers is not None:
             self.log.write("validation", step, **numbers)
             self._say(f"step {step}: validation loss {numbers['loss']:.4f}, perplexity {numbers['perplexity']:.2f}")
         for prompt, text in spoken:
             self.log.write("sample", step, prompt=prompt, text=text)
+        return loss
 
     def _resume(self, step: int) -> None:
         """Forget what the run wrote after `step`, and go on counting from there."""
@@ -125,6 +129,7 @@ class RunWatcher:
         self.log.forget_after(step)
         if last := self.log.last("step"):
             self.began, self.skipped = time.monotonic() - last["seconds"], last["skipped"]
+            self.tokens = last["tokens"]
 
     def _show(self, result: StepResult, rate: float, mfu: float | None) -> None:
         share = "" if mfu is None else f"  {mfu:.0%} of peak"
