@@ -34,6 +34,7 @@ COMMANDS: dict[str, Command] = {
     "tokenizer measure": Command("arriero.cli.tokenizer:measure", "Measure how well a tokenizer fits your text"),
     "tokenize": Command("arriero.cli.tokenize:tokenize", "Turn documents into token shards for training"),
     "pretrain": Command("arriero.cli.pretrain:pretrain", "Train a base model on token shards"),
+    "sft": Command("arriero.cli.sft:sft", "Fine-tune a model on examples of what it should answer"),
     "eval": Command("arriero.cli.eval:evaluate", "Measure perplexity by source, and run lm-eval's tasks"),
     "plan": Command("arriero.cli.plan:plan", "Estimate memory, time, energy and CO₂ of a training run"),
     "report": Command("arriero.cli.report:report", "Write the curves, samples and costs of a run as one page"),

@@ -1,6 +1,7 @@
 """The options of every command that generates, and the engine they ask for."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # torch takes a second to import: `--help` must not wait for it
@@ -16,6 +17,8 @@ class EngineConfig:
 
     model: str = DEFAULT_MODEL
     """A name (`arriero model get` lists them), a folder, a .gguf file, a hub id, or a preset for random weights."""
+    adapter: Path | None = None
+    """A folder with an adapter in PEFT's format for the model, such as `arriero sft` makes."""
     device: str = "auto"
     """auto takes the first of cuda, mps, cpu."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -30,4 +33,4 @@ def load_engine(config: EngineConfig) -> "Engine":
     """
     from arriero.generate.engine import Engine
 
-    return Engine.load(config.model, device=config.device, dtype=config.dtype)
+    return Engine.load(config.model, adapter=config.adapter, device=config.device, dtype=config.dtype)

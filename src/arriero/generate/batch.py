@@ -4,6 +4,7 @@ Shapes: `B` rows, `T` prompt tokens, `C` model dim, `V` vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from arriero.generate.logprobs import report_logprobs
 from arriero.generate.row import Row
 from arriero.generate.sampling import Rules, choose, shape_logits
 from arriero.generate.schedule import group_prompts
+from arriero.model.adapters import Adapters
 from arriero.model.kv_cache import KVCache
 from arriero.model.transformer import Llama
 
@@ -44,15 +46,16 @@ class Batch:
         room = max(row.room for row in self.rows)
         self.cache = KVCache(config, len(self.rows), room, dtype=self.dtype, device=self.device)
         logits = torch.empty(len(self.rows), config.vocab_size, device=self.device)  # (B, V)
-        for group in group_prompts([tuple(row.prompt) for row in self.rows]):
-            lengths = [len(prompt) for prompt in group]
+        for group in group_prompts([row.key for row in self.rows]):
+            lengths = [len(prompt) for _, prompt in group]
             longest = max(lengths)
-            padded = [[*prompt, *[0] * (longest - len(prompt))] for prompt in group]
+            padded = [[*prompt, *[0] * (longest - len(prompt))] for _, prompt in group]
             tokens = torch.tensor(padded, device=self.device)  # (B, T)
             read = KVCache(config, len(group), longest, dtype=self.dtype, device=self.device)
-            hidden = self.model.hidden(tokens, cache=read, prompt_lengths=lengths)  # (B, T, C)
-            last = hidden[torch.arange(len(group)), torch.tensor(lengths) - 1]  # (B, C)
-            after = self.model.output(last).float()  # (B, V)
+            with self._adapted([adapter for adapter, _ in group]):
+                hidden = self.model.hidden(tokens, cache=read, prompt_lengths=lengths)  # (B, T, C)
+                last = hidden[torch.arange(len(group)), torch.tensor(lengths) - 1]  # (B, C)
+                after = self.model.output(last).float()  # (B, V)
             for source, rows in enumerate(group.values()):
                 self.cache.adopt(read, source, rows)
                 logits[rows] = after[source]
@@ -67,9 +70,17 @@ class Batch:
             self.rows = [self.rows[row] for row in live]
             self.rules = Rules.of([row.request.sampling for row in self.rows], self.device)
             self.seen = None if self.seen is None else self.seen[live]
-        hidden = self.model.hidden(tokens[:, None], cache=self.cache)  # (B, 1, C)
-        logits: Tensor = self.model.output(hidden[:, 0]).float()  # (B, V)
+        with self._adapted([row.request.adapter for row in self.rows]):
+            hidden = self.model.hidden(tokens[:, None], cache=self.cache)  # (B, 1, C)
+            logits: Tensor = self.model.output(hidden[:, 0]).float()  # (B, V)
         return logits
+
+    def _adapted(self, adapters: Sequence[str | None]) -> AbstractContextManager[None]:
+        """Each row with its own adapter; nothing to do where no request names one."""
+        if not any(adapters):
+            return nullcontext()
+        own = Adapters.of(self.model)
+        return own.mixed([adapter or own.active for adapter in adapters])
 
     @torch.inference_mode()
     def _choose(self, logits: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ Memory: a wave's cache holds rows × (longest prompt + max_tokens − 1) tokens 
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 from torch import nn
 
@@ -22,6 +23,7 @@ from arriero.generate.request import Completion, Delta, FinishReason, Request, T
 from arriero.generate.row import Row, open_rows
 from arriero.generate.sampling import SamplingConfig
 from arriero.generate.schedule import plan_waves
+from arriero.model.adapters import Adapters
 from arriero.model.transformer import Llama
 from arriero.tokenizer.tokenizer import Tokenizer
 
@@ -56,11 +58,24 @@ class Engine:
             raise ArrieroError(f"max_batch must be at least 1, not {max_batch}")
 
     @classmethod
-    def load(cls, source: str, *, device: str = "auto", dtype: DTypeName = "auto", max_batch: int = 16) -> "Engine":
-        """An engine for a model source: a folder, a .gguf file, a preset, a known name or a hub id."""
-        from arriero.model.source import load_model  # brings the file formats, which an engine itself doesn't need
+    def load(
+        cls,
+        source: str,
+        *,
+        adapter: Path | None = None,
+        device: str = "auto",
+        dtype: DTypeName = "auto",
+        max_batch: int = 16,
+    ) -> "Engine":
+        """An engine for a model source: a folder, a .gguf file, a preset, a known name or a hub id.
 
-        loaded = load_model(source, device=device, dtype=dtype)
+        Args:
+            adapter: a folder in PEFT's format, to be merged into the weights: no token takes longer for it.
+        """
+        # they bring the file formats, which an engine itself doesn't need
+        from arriero.model.source import load_merged
+
+        loaded = load_merged(source, adapter, device=device, dtype=dtype)
         return cls(loaded.model, loaded.tokenizer, context=loaded.context, max_batch=max_batch)
 
     @property
@@ -106,7 +121,7 @@ class Engine:
                     yield from Batch(self.model, live).run()
 
     def _waves(self, rows: list[Row]) -> list[list[Row]]:
-        rooms, prompts = [row.room for row in rows], [tuple(row.prompt) for row in rows]
+        rooms, prompts = [row.room for row in rows], [row.key for row in rows]
         waves = plan_waves(rooms, prompts, self.max_batch, self.max_cache_bytes // self.token_bytes)
         return [[rows[i] for i in wave] for wave in waves]
 
@@ -119,6 +134,8 @@ class Engine:
 
     def _check(self, request: Request) -> None:
         prompt, wanted = request.prompt_ids, request.sampling.max_tokens
+        if request.adapter is not None:
+            Adapters.of(self.model).check(request.adapter)
         check_prompt(prompt, wanted, vocab=self.model.config.vocab_size, context=self.context)
         needed = (len(prompt) + wanted) * self.token_bytes
         if needed > self.max_cache_bytes:

@@ -18,6 +18,8 @@ class Request:
     """Token ids, BOS and template included: the engine adds nothing."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     """How to continue it."""
+    adapter: str | None = None
+    """The model's adapter to continue it with, by name; by default the active one, if any. Rows may differ."""
     cancel: threading.Event | None = None
     """Set it, from any thread, to end the request after the token in progress; its row is freed."""
 

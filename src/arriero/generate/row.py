@@ -6,6 +6,7 @@ import secrets
 import torch
 
 from arriero.generate.request import Completion, Delta, FinishReason, Request, TokenLogprob
+from arriero.generate.schedule import PromptKey
 from arriero.generate.stops import StopText
 from arriero.tokenizer.tokenizer import Tokenizer
 
@@ -33,6 +34,11 @@ class Row:
     def prompt(self) -> list[int]:
         """Token ids of the prompt."""
         return self.request.prompt_ids
+
+    @property
+    def key(self) -> PromptKey:
+        """What rows must share for one of them to read the prompt for all."""
+        return self.request.adapter or "", tuple(self.prompt)
 
     @property
     def room(self) -> int:

@@ -6,12 +6,12 @@ similar length go together, so that little of the cache and of the reading is pa
 
 from collections.abc import Sequence
 
+PromptKey = tuple[str, tuple[int, ...]]
+"""An adapter's name, '' for the default, and a prompt: what makes two rows' caches equal."""
 _PREFILL_TOKENS = 4096  # of one forward pass, padding included: bounds its activations
 
 
-def plan_waves(
-    rooms: Sequence[int], prompts: Sequence[tuple[int, ...]], max_rows: int, max_tokens: int
-) -> list[list[int]]:
+def plan_waves(rooms: Sequence[int], prompts: Sequence[PromptKey], max_rows: int, max_tokens: int) -> list[list[int]]:
     """Indices of the rows of each wave, longest first; samples of one prompt stay together.
 
     Args:
@@ -31,23 +31,23 @@ def plan_waves(
     return waves
 
 
-def group_prompts(prompts: Sequence[tuple[int, ...]]) -> list[dict[tuple[int, ...], list[int]]]:
+def group_prompts(prompts: Sequence[PromptKey]) -> list[dict[PromptKey, list[int]]]:
     """Groups of distinct prompts to read in one forward pass each; for every prompt the rows that continue it.
 
     A group holds at most 4,096 tokens, padding included (a longer prompt is a group of its own), and at most half of
     it is padding.
     """
-    rows: dict[tuple[int, ...], list[int]] = {}
-    for row, prompt in enumerate(prompts):
-        rows.setdefault(prompt, []).append(row)
-    groups: list[dict[tuple[int, ...], list[int]]] = []
+    rows: dict[PromptKey, list[int]] = {}
+    for row, key in enumerate(prompts):
+        rows.setdefault(key, []).append(row)
+    groups: list[dict[PromptKey, list[int]]] = []
     longest = real = 0
-    for prompt in sorted(rows, key=len, reverse=True):
+    for key in sorted(rows, key=lambda key: len(key[1]), reverse=True):
         padded = (len(groups[-1]) + 1) * longest if groups else 0
-        real += len(prompt)
+        real += len(key[1])
         if groups and padded <= min(_PREFILL_TOKENS, 2 * real):
-            groups[-1][prompt] = rows[prompt]
+            groups[-1][key] = rows[key]
         else:
-            groups.append({prompt: rows[prompt]})
-            longest = real = len(prompt)
+            groups.append({key: rows[key]})
+            longest = real = len(key[1])
     return groups

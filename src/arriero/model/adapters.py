@@ -110,7 +110,7 @@ class Adapters:
 
     def remove(self, name: str) -> None:
         """Forget an adapter."""
-        self._check(name)
+        self.check(name)
         self._check_unmerged("remove an adapter")
         for host, guests in list(self._hosts()):
             if name in guests:
@@ -126,7 +126,7 @@ class Adapters:
     def activate(self, name: str | None) -> None:
         """Switch one adapter on, or none: the base as it was, bit for bit."""
         if name is not None:
-            self._check(name)
+            self.check(name)
         self._check_unmerged("switch adapters")
         self.switch.active = name
 
@@ -134,7 +134,7 @@ class Adapters:
     def mixed(self, rows: Sequence[str | None]) -> Iterator[None]:
         """Inside, each row of a batch has its own adapter, or none."""
         for name in {row for row in rows if row is not None}:
-            self._check(name)
+            self.check(name)
         self._check_unmerged("mix adapters")
         before, self.switch.rows = self.switch.rows, tuple(rows)
         try:
@@ -144,7 +144,7 @@ class Adapters:
 
     def train_only(self, name: str) -> None:
         """Have gradients for this adapter's parameters and for nothing else."""
-        self._check(name)
+        self.check(name)
         self.model.requires_grad_(False)
         for change in self.changes(name).values():
             for leaf, parameter in change.named_parameters():
@@ -152,7 +152,7 @@ class Adapters:
 
     def changes(self, name: str) -> dict[str, Change]:
         """What an adapter does, by our modules' names."""
-        self._check(name)
+        self.check(name)
         found = {}
         for module, host in self.model.named_modules():
             guests = getattr(host, "adapters", None)
@@ -188,6 +188,12 @@ class Adapters:
             merged = merged.T if isinstance(host, nn.Embedding) else merged
             parameter.data = merged.to(parameter.dtype).contiguous()
         self.switch.merged = True
+
+    def absorb(self, name: str) -> None:
+        """Merge an adapter for good: it becomes part of the weights, and is forgotten."""
+        self.merge(name)
+        self._unmerged, self._untied, self.switch.merged = {}, False, False
+        self.remove(name)
 
     @torch.no_grad()
     def unmerge(self) -> None:
@@ -261,7 +267,8 @@ class Adapters:
             if isinstance(guests := getattr(host, "adapters", None), Guests):
                 yield host, guests
 
-    def _check(self, name: str) -> None:
+    def check(self, name: str) -> None:
+        """Raises NotFoundError where there is no adapter of this name."""
         if name not in self.configs:
             known = ", ".join(self.configs) or "none"
             raise NotFoundError(f"there is no adapter '{name}'{did_you_mean(name, self.configs)}: there is {known}")

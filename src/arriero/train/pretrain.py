@@ -30,6 +30,7 @@ from arriero.train.batches import PackedBatches, RowLayout, ValidationBatches
 from arriero.train.carbon import EnergyMeter
 from arriero.train.checkpoint import MANIFEST, Checkpoints, latest_checkpoint
 from arriero.train.export import export_hugging_face
+from arriero.train.keep import KeepConfig
 from arriero.train.loop import End, Loop, LoopConfig, Loss
 from arriero.train.optimizer import OptimizerConfig
 from arriero.train.parallel import Layout, ParallelConfig
@@ -66,18 +67,6 @@ class DataConfig:
         for name in ("rows", "tokens", "validation_rows"):
             if getattr(self, name) < 1:
                 raise ArrieroError(f"{name}: expected 1 or more, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeepConfig:
-    """Which checkpoints stay."""
-
-    keep: int = 2
-    """The last so many."""
-    keep_every: int = 0
-    """And those of every so many steps, for good; 0 for none."""
-    asynchronous: bool = True
-    """Write while the training goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)

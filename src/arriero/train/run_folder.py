@@ -14,7 +14,7 @@ from typing import Any
 from arriero.common.errors import ArrieroError, did_you_mean
 from arriero.common.settings import flatten, read_settings, told, write_settings
 
-FREE = ("loop.max_minutes", "device", "trackers", "samples", "checkpoints", "data.verify")
+FREE = ("loop.max_minutes", "training.max_minutes", "device", "trackers", "samples", "checkpoints", "data.verify")
 """Fields, and tables of them, that may change at any time: they change no result."""
 
 

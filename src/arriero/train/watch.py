@@ -77,7 +77,7 @@ class RunWatcher:
         if self.log is None:
             return
         tokens = self.pace.batch_tokens or result.count
-        self.tokens += tokens
+        self.tokens = result.step * tokens if self.pace.batch_tokens else self.tokens + tokens
         rate = tokens / result.seconds
         mfu = None if self.pace.peak_flops is None else rate * self.pace.flops_per_token / self.pace.peak_flops
         self.log.write(
@@ -90,7 +90,7 @@ class RunWatcher:
             seconds=time.monotonic() - self.began,
             tokens_per_second=rate,
             mfu=mfu,
-            memory_bytes=_peak_memory(),
+            memory_bytes=peak_memory(),
             skipped=self.skipped,
             source_tokens=dict(self.source_tokens()),
             **result.metrics,
@@ -159,7 +159,7 @@ def _bar() -> Progress:
     return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
-def _peak_memory() -> int:
+def peak_memory() -> int:
     """Bytes: of the GPU's memory where there is one, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()

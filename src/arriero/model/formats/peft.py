@@ -55,11 +55,6 @@ _REFUSED = {
 """Settings that give the tensors another meaning, and the values without which they do not."""
 
 
-def is_adapter(path: Path) -> bool:
-    """Whether a path is a folder in PEFT's format."""
-    return (path / CONFIG).is_file()
-
-
 def read_base(folder: Path) -> str | None:
     """The model that an adapter says it is for.
 
@@ -70,11 +65,21 @@ def read_base(folder: Path) -> str | None:
     return base if isinstance(base, str) else None
 
 
-def save_peft(model: Llama, name: str, folder: Path, *, base: str) -> None:
+def read_quantised(folder: Path) -> str:
+    """What the base was quantised to when the adapter was trained: none, nf4 or int8.
+
+    Raises:
+        FormatError: the weights are missing or damaged.
+    """
+    return _read(folder / WEIGHTS)[1].get("base_quantised", "none")
+
+
+def save_peft(model: Llama, name: str, folder: Path, *, base: str, quantised: str = "none") -> None:
     """Write one of the model's adapters into a folder, as `peft` and vLLM load it.
 
     Args:
         base: the model source that the adapter is for.
+        quantised: to what the base was quantised while the adapter was trained.
     """
     adapters = Adapters.of(model)
     changes = {adapters.names[module][1]: change for module, change in adapters.changes(name).items()}
@@ -85,7 +90,8 @@ def save_peft(model: Llama, name: str, folder: Path, *, base: str) -> None:
     config = _config_of(adapters, changes, adapters.configs[name], base)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_file(folder / WEIGHTS) as aside:
-        save_file(tensors, aside, metadata={"format": "pt", "base_sketch": json.dumps(sketch(model))})
+        known = {"base_sketch": json.dumps(sketch(model)), "base_quantised": quantised}
+        save_file(tensors, aside, metadata={"format": "pt", **known})
     with atomic_file(folder / CONFIG) as aside:
         aside.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

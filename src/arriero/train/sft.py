@@ -1,0 +1,321 @@
+"""Supervised fine-tuning (Llama 2, arXiv 2307.09288, section 3.1): a model learns to answer as the examples do.
+
+Pretraining's loop and loss, on other batches: chats in the model's own template, with a loss on the tokens of answers
+alone. What learns is a LoRA adapter, or all weights. A run is a folder as pretraining's; at the end it holds `adapter/`
+in PEFT's format or `model/` in Hugging Face's, of the step with the lowest held-out loss.
+"""
+
+import dataclasses
+import math
+import shutil
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from arriero.common.device import pick_device, pick_dtype
+from arriero.common.errors import ArrieroError
+from arriero.common.files import atomic_folder
+from arriero.model.adapters import Adapters
+from arriero.model.formats.peft import save_peft
+from arriero.model.layers import Block
+from arriero.model.quantised import quantise_model
+from arriero.model.source import LoadedModel, load_model
+from arriero.model.transformer import Llama
+from arriero.tokenizer.tokenizer import Tokenizer
+from arriero.train.carbon import EnergyMeter
+from arriero.train.checkpoint import MANIFEST, Checkpoints, gather_state, latest_checkpoint, load_state
+from arriero.train.example_batches import EvaluationBatches, ExampleBatches
+from arriero.train.examples import Example, Format, read_examples
+from arriero.train.export import export_hugging_face
+from arriero.train.loop import End, Loop, LoopConfig
+from arriero.train.parallel import Layout
+from arriero.train.pretrain import next_token_loss
+from arriero.train.run_facts import run_facts
+from arriero.train.run_folder import RunFolder
+from arriero.train.run_log import RunLog
+from arriero.train.sft_config import SftConfig
+from arriero.train.speaker import speaker
+from arriero.train.speed import keep_freed_memory
+from arriero.train.supervised import Census, Supervised, pack, split_held_out, supervise
+from arriero.train.watch import Pace, RunWatcher
+
+ADAPTER = "adapter"
+"""The name of the adapter, and of its folder in the run's."""
+_MICRO_TOKENS = 4096
+_SHOWN = 3
+"""Held-out prompts that the model answers at each evaluation."""
+_ANSWER_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run before its first step."""
+
+    loaded: LoadedModel
+    tokenizer: Tokenizer
+    format: Format
+    rows: list[Supervised]
+    """The examples as tokens."""
+    kept: list[Example]
+    census: Census
+    held_out: list[Supervised]
+    held_out_examples: list[Example]
+    units: list[tuple[int, ...]]
+    """Numbers of the examples that go together: packed rows, or each alone."""
+    micro_rows: int
+    """Units of a micro-batch."""
+    loop: LoopConfig
+
+
+def prepare(config: SftConfig, world: int = 1) -> Prepared:
+    """Read model and examples, and see what a run would be; nothing is written.
+
+    Args:
+        world: processes that see different examples.
+
+    Raises:
+        ArrieroError: model, template or examples do not fit each other, or nothing is left to learn.
+    """
+    examples, format = read_examples(config.examples.data, config.examples.format)
+    loaded = load_model(config.model, device="cpu", dtype="float32")
+    tokenizer = _with_template(loaded, config, format)
+    if config.examples.tokens > loaded.context:
+        raise ArrieroError(
+            f"tokens: expected rows within the model's context of {loaded.context}, got {config.examples.tokens}"
+        )
+    if config.examples.eval_data:
+        held_out, _ = read_examples(config.examples.eval_data, config.examples.format)
+    else:
+        examples, held_out = split_held_out(examples, config.examples.eval_share, config.seed)
+    size, answers, too_long = config.examples.tokens, config.examples.answers, config.examples.too_long
+    rows, kept, census = supervise(examples, tokenizer, max_tokens=size, answers=answers, too_long=too_long)
+    out, out_kept, _ = supervise(held_out, tokenizer, max_tokens=size, answers=answers, too_long=too_long)
+    if not rows:
+        raise ArrieroError(
+            f"none of {census.examples} examples is left: the shortest have more than {config.examples.tokens} tokens; "
+            "raise --tokens, or give --too-long truncate"
+        )
+    lengths = [len(row) for row in rows]
+    alone: list[tuple[int, ...]] = [(i,) for i in range(len(rows))]
+    units = pack(lengths, size) if config.examples.pack else alone
+    micro_rows = _micro_rows(config, sum(lengths) / len(units), world)
+    return Prepared(
+        loaded=loaded,
+        tokenizer=tokenizer,
+        format=format,
+        rows=rows,
+        kept=kept,
+        census=census,
+        held_out=out,
+        held_out_examples=out_kept,
+        units=units,
+        micro_rows=micro_rows,
+        loop=_loop(config, len(units), micro_rows, world),
+    )
+
+
+def sft(run: Path, config: SftConfig, allow: Sequence[str] = (), prepared: Prepared | None = None) -> End:
+    """Fine-tune in the folder `run`, continuing what is there.
+
+    Args:
+        allow: fields that may differ from those of the run begun there.
+        prepared: what `prepare` gave, where that was called before.
+
+    Raises:
+        ArrieroError: the examples, the model or the run's config do not fit each other; the message says how.
+    """
+    device = pick_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    layout = Layout(config.parallel, device, pick_dtype(config.dtype, device))
+    with closing(layout):
+        folder = RunFolder(run)
+        if layout.is_main:
+            folder.check(config, allow)
+        prepared = prepared or prepare(config, layout.data_world)
+        return _train(folder, config, prepared, layout)
+
+
+def _train(folder: RunFolder, config: SftConfig, prepared: Prepared, layout: Layout) -> End:
+    model = layout.apply(build_model(config, prepared.loaded))
+    set_recompute(model, config)
+    batches = build_batches(config, prepared, layout)
+    with _watcher(config, folder, model, prepared, layout) as watcher:
+        loop = Loop(
+            model,
+            batches,
+            next_token_loss,
+            config=prepared.loop,
+            optimizer=config.optim.resolve(config.method),
+            schedule=config.schedule,
+            layout=layout,
+            watcher=watcher,
+            store=Checkpoints(folder.checkpoints, **dataclasses.asdict(config.checkpoints)),
+        )
+        resumed = loop.resume()
+        if watcher.log is not None:
+            folder.begin(config)  # not before: a checkpoint that cannot be taken up leaves the folder as it was
+            if not resumed:
+                watcher.log.forget_after(-1)  # of a run that was killed before its first checkpoint
+            facts = run_facts(model, layout, batch_tokens=None, steps=prepared.loop.steps)
+            watcher.log.write("start", loop.step, **facts, method=config.method, base=config.model)
+            census = {**dataclasses.asdict(prepared.census), "held_out": len(prepared.held_out)}
+            watcher.log.write("examples", loop.step, format=prepared.format, **census)
+        if not resumed:
+            watcher.on_validation(0)  # what the model was before
+        end = loop.run()
+    if end in ("finished", "stopped early") and layout.is_main:
+        best = None if loop.best is None else folder.checkpoints / f"step-{loop.best[0]:08d}"
+        _export(folder, config, prepared, best if best is not None and best.is_dir() else None)
+    return end
+
+
+def build_model(config: SftConfig, loaded: LoadedModel) -> Llama:
+    """The model to begin with: with a fresh adapter over frozen weights, or all weights to learn."""
+    model = loaded.model
+    if config.method == "full":
+        return model.requires_grad_(True)
+    if config.quantise != "none":
+        quantise_model(model, config.quantise)
+    Adapters.of(model).add(ADAPTER, config.lora, seed=config.seed)
+    return model
+
+
+def set_recompute(model: Llama, config: SftConfig) -> None:
+    """Tell every block what to compute again."""
+    for layer in model.modules():
+        if isinstance(layer, Block):
+            layer.recompute = config.recompute
+
+
+def build_batches(config: SftConfig, prepared: Prepared, layout: Layout) -> ExampleBatches:
+    """The run's micro-batches, from the first."""
+    return ExampleBatches(
+        prepared.rows,
+        prepared.units,
+        rows=prepared.micro_rows,
+        accumulation=prepared.loop.accumulation,
+        rank=layout.data_rank,
+        world=layout.data_world,
+        seed=config.seed,
+        multiple=config.parallel.tensor,
+    )
+
+
+@torch.no_grad()
+def evaluate(model: Llama, batches: EvaluationBatches, layout: Layout) -> dict[str, Any]:
+    """Mean loss of the held-out examples' supervised tokens, and their share that the model would have said."""
+    training = model.training
+    model.eval()
+    sums = torch.zeros(2, dtype=torch.float64)  # loss, tokens with a loss
+    for batch in batches:
+        loss = next_token_loss(model, batch)
+        sums += torch.tensor([float(loss.total), loss.count], dtype=torch.float64)
+    model.train(training)
+    total, tokens = layout.sum(sums.to(layout.device)).tolist()
+    mean = total / tokens if tokens else math.nan
+    by_source = {"held out": {"loss": mean, "tokens": int(tokens), "bytes": 0}}
+    return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "by_source": by_source}
+
+
+def _with_template(loaded: LoadedModel, config: SftConfig, format: Format) -> Tokenizer:
+    """The model's tokenizer, with the chat template that was asked for."""
+    tokenizer, wanted = loaded.tokenizer, config.examples.template
+    if wanted is not None:
+        named = Path(wanted)
+        tokenizer.use_chat_template(named.read_text(encoding="utf-8") if named.is_file() else wanted)
+    elif tokenizer.chat_template is None and format != "text":
+        raise ArrieroError(
+            f"model '{config.model}' has no chat template, as base models have none: choose one for it, such as "
+            "--template llama2"
+        )
+    return tokenizer
+
+
+def _micro_rows(config: SftConfig, mean_tokens: float, world: int) -> int:
+    """Units of a micro-batch: as many as come to about 4,096 tokens, and divide a process's part of the batch."""
+    batch = config.training.batch
+    if batch % world:
+        raise ArrieroError(f"batch: expected a multiple of the {world} processes, got {batch}")
+    own = batch // world
+    if config.training.rows is not None:
+        if own % config.training.rows:
+            raise ArrieroError(f"rows: expected a divisor of the batch of {own} a process, got {config.training.rows}")
+        return config.training.rows
+    most = max(1, int(_MICRO_TOKENS / max(mean_tokens, 1)))
+    return max(rows for rows in range(1, own + 1) if own % rows == 0 and rows <= most)
+
+
+def _loop(config: SftConfig, units: int, micro_rows: int, world: int) -> LoopConfig:
+    training = config.training
+    per_epoch = -(-units // training.batch)
+    steps = training.steps or max(1, math.ceil(training.epochs * per_epoch))
+    return LoopConfig(
+        steps=steps,
+        accumulation=training.batch // (micro_rows * world),
+        validate_every=training.validate_every or max(1, steps // 8),
+        checkpoint_every=training.checkpoint_every,
+        max_minutes=training.max_minutes,
+        keep_best=True,
+        patience=training.patience,
+    )
+
+
+def _watcher(config: SftConfig, folder: RunFolder, model: Llama, prepared: Prepared, layout: Layout) -> RunWatcher:
+    batches = EvaluationBatches(
+        prepared.held_out,
+        rows=prepared.micro_rows,
+        rank=layout.data_rank,
+        world=layout.data_world,
+        multiple=config.parallel.tensor,
+    )
+    prompts = _prompts(config, prepared)
+    return RunWatcher(
+        RunLog(folder.path, config.trackers) if layout.is_main else None,
+        Pace(steps=prepared.loop.steps, batch_tokens=None, flops_per_token=0.0, peak_flops=None),
+        meter=EnergyMeter(devices=layout.world) if layout.is_main else None,
+        validate=(lambda: evaluate(model, batches, layout)) if prepared.held_out else None,
+        sample=speaker(model, prepared.tokenizer, prompts, layout, max_tokens=_ANSWER_TOKENS) if prompts else None,
+    )
+
+
+def _prompts(config: SftConfig, prepared: Prepared) -> list[tuple[str, list[int]]]:
+    """What the model is asked at each evaluation."""
+    tokenizer = prepared.tokenizer
+    if config.samples:
+        if tokenizer.chat_template is None:
+            return [(prompt, tokenizer.encode(prompt)) for prompt in config.samples]
+        return [(text, tokenizer.encode_chat([{"role": "user", "content": text}])) for text in config.samples]
+    prompts = []
+    for example in (prepared.held_out_examples or prepared.kept)[:_SHOWN]:
+        if example.messages:
+            last = max(i for i, message in enumerate(example.messages) if message["role"] == "assistant")
+            asked = example.messages[:last]
+            shown = asked[-1]["content"] if asked else ""
+            prompts.append((shown, tokenizer.encode_chat(asked)))
+    return prompts
+
+
+def _export(folder: RunFolder, config: SftConfig, prepared: Prepared, best: Path | None) -> None:
+    """Write the best checkpoint as an adapter or a model, unless that was done."""
+    checkpoint = best or latest_checkpoint(folder.checkpoints)
+    target = folder.path / ADAPTER if config.method == "lora" else folder.model
+    written = target / "tokenizer_config.json"
+    if checkpoint is None or (written.is_file() and written.stat().st_mtime >= (checkpoint / MANIFEST).stat().st_mtime):
+        return
+    if target.exists():
+        shutil.rmtree(target)
+    if config.method == "full":
+        export_hugging_face(checkpoint, prepared.loaded.model.config, prepared.tokenizer, target)
+        return
+    loaded = load_model(config.model, device="cpu", dtype="float32")
+    Adapters.of(loaded.model).add(ADAPTER, config.lora, seed=config.seed)
+    load_state(checkpoint, gather_state(loaded.model, None))
+    base = config.model if loaded.path is None or not Path(config.model).exists() else str(loaded.path.resolve())
+    with atomic_folder(target) as aside:
+        save_peft(loaded.model, ADAPTER, aside, base=base, quantised=config.quantise)
+        prepared.tokenizer.save(aside)
