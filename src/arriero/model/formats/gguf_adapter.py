@@ -1,10 +1,10 @@
 """LoRA adapters as GGUF files, which llama.cpp puts on a base at run time (`--lora`), architecture `llama`.
 
-Each changed matrix W (out, in) has two tensors named after it, `….lora_a` (r, in) and `….lora_b` (out, r); what is added
-is (α/r) B A. Rows of Q and K are in llama.cpp's order (see `gguf.py`), so those of their B are too; A never is. The
-embedding's A is stored transposed, (vocabulary, r), since llama.cpp looks its rows up by token
-(`convert_lora_to_gguf.py` and `llm_graph_context::build_inp_embd`). Where output and embedding are tied, llama.cpp knows
-both by one name and would use the embedding's transposed A for the output: neither is written or read then.
+Each matrix W (out, in) that changes has two tensors named after it, `….lora_a` (r, in) and `….lora_b` (out, r); what is
+added is (α/r) B A. Rows of Q and K are in llama.cpp's order (see `gguf.py`), and so those of their B; A's never are.
+The embedding's A is stored transposed, (vocabulary, r), for llama.cpp looks up its rows by token (its
+`convert_lora_to_gguf.py` and `llm_graph_context::build_inp_embd`). Where output and embedding are tied, llama.cpp knows
+both by one name and would multiply the output by that transposed A: such adapters are refused.
 """
 
 import math
@@ -33,11 +33,9 @@ Pair = tuple[Tensor, Tensor]
 
 _DTYPES = {"f32": torch.float32, "f16": torch.float16}
 _FILE_TYPES = {"f32": gguf.LlamaFileType.ALL_F32, "f16": gguf.LlamaFileType.MOSTLY_F16}
-_ALPHA, _TYPE, _INVOCATION = (
-    gguf.Keys.Adapter.LORA_ALPHA,
-    gguf.Keys.Adapter.TYPE,
-    gguf.Keys.Adapter.ALORA_INVOCATION_TOKENS,
-)
+_TYPE = gguf.Keys.Adapter.TYPE
+_ALPHA = gguf.Keys.Adapter.LORA_ALPHA
+_INVOCATION = gguf.Keys.Adapter.ALORA_INVOCATION_TOKENS
 _EMBEDDING = "tok_embeddings"
 _EXPECTED = {"general.type": "adapter", "general.architecture": "llama", _TYPE: "lora"}
 
@@ -191,13 +189,13 @@ def _is_alpha(alpha: float) -> bool:
 def _read_alpha(header: GgufHeader) -> float:
     for key, expected in _EXPECTED.items():
         if (value := header.metadata.get(key)) != expected:
-            raise FormatError(f"{header.path}: {key} = {value!r}: expected '{expected}', as a LoRA adapter has it")
+            raise FormatError(f"{header.path}: {key} = {repr(value)[:40]}: expected '{expected}' of a LoRA adapter")
     if _INVOCATION in header.metadata:
         raise FormatError(f"{header.path}: {_INVOCATION} is not supported: expected an adapter that is always on")
     alpha = header.metadata.get(_ALPHA)
     if not isinstance(alpha, float) or not _is_alpha(alpha):
-        raise FormatError(f"{header.path}: {_ALPHA} = {alpha!r}: expected a number above 0")
-    return alpha
+        raise FormatError(f"{header.path}: {_ALPHA} = {repr(alpha)[:40]}: expected a number above 0")
+    return float(str(np.float32(alpha)))  # of the numbers that fp32 cannot tell apart, the shortest: 0.1
 
 
 def _find_pairs(
@@ -209,7 +207,7 @@ def _find_pairs(
     for name, tensor in header.tensors.items():
         base, _, leaf = name.rpartition(".")
         if base not in modules or leaf not in ("lora_a", "lora_b"):
-            raise FormatError(f"{header.path}: tensor '{name}': {_misplaced(base, leaf, modules, config)}")
+            raise FormatError(f"{header.path}: tensor {name!r}: {_misplaced(base, leaf, modules, config)}")
         own.setdefault(modules[base], {})[leaf] = tensor
     if not own:
         raise FormatError(f"{header.path}: it holds no tensors: expected blk.0.attn_q.weight.lora_a and the like")
@@ -227,25 +225,22 @@ def _misplaced(base: str, leaf: str, modules: Mapping[str, str], config: LlamaCo
         return "expected a name that ends in .lora_a or .lora_b"
     if config.tied_embeddings and base in ("token_embd.weight", "output.weight"):
         return "llama.cpp has no adapters for an embedding and output that are tied, as this model's are"
-    return f"this model has no matrix '{base}'{did_you_mean(base, modules)}"
+    return f"this model has no matrix {base!r}{did_you_mean(base, modules)}"
 
 
 def _check_shapes(header: GgufHeader, matrix: _Matrix, a: GgufTensor, b: GgufTensor) -> tuple[GgufTensor, GgufTensor]:
     rank = _shape(b)[-1]
-    expected = {
-        a: (matrix.inputs, rank) if matrix.embedding else (rank, matrix.inputs),
-        b: (matrix.outputs, rank),
-    }
     if rank < 1:
         raise FormatError(f"{header.path}: tensor '{b.name}' has the rank 0: expected at least 1")
-    for tensor, shape in expected.items():
+    shape_a = (matrix.inputs, rank) if matrix.embedding else (rank, matrix.inputs)
+    for tensor, shape in ((a, shape_a), (b, (matrix.outputs, rank))):
         if _shape(tensor) != shape:
             raise FormatError(f"{header.path}: tensor '{tensor.name}' has shape {tensor.shape}, expected {shape}")
     return a, b
 
 
 def _shape(tensor: GgufTensor) -> tuple[int, ...]:
-    """A single row may have lost its dimension: ggml itself writes no trailing ones."""
+    """With two dimensions: of a single row only one may be left, since ggml's own writer drops what is 1."""
     return (1, *tensor.shape) if len(tensor.shape) == 1 else tensor.shape
 
 
