@@ -10,7 +10,8 @@ too, that is bfloat16 by autocast, activations that the backward pass computes a
 their batch. `--peers` names other settings to measure beside it. Ours computes in float32, as is our default.
 
 What is measured in some steps, after the first two: tokens with a loss a second, and the most memory that the process
-held (`VmHWM`, so Linux only). The sides take turns; ratios are medians over the rounds.
+held (`VmHWM`, so Linux only). The sides take turns; ratios are medians over the rounds. With `--threads 1` time is that
+of the processor, which other processes hardly disturb.
 
 With `--epoch`, each side trains once on all chats that are not held out (every tenth is), or on those of the first
 `--rows`, and then one evaluator, ours, in float32, tells the loss of each adapter, a token, on the held-out answers.
@@ -29,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -115,12 +117,16 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 def prepare(folder: Path, options: argparse.Namespace) -> tuple[list[Any], int]:
     """The model as a folder, and the chats in the form that each side reads; what is held out, and how many train."""
+    from arriero.model.formats.hf import save_hf
+    from arriero.model.source import load_model
     from arriero.tokenizer.load import load_tokenizer
     from arriero.train.examples import read_examples
     from arriero.train.supervised import supervise
 
-    convert = [sys.executable, "-m", "arriero", "model", "convert", BASE, str(folder / "model"), "--to", "f32"]
-    subprocess.run(convert, check=True, stdout=subprocess.DEVNULL)
+    loaded = load_model(BASE, device="cpu", dtype="float32")
+    ids = {"bos_id": loaded.tokenizer.bos_id, "eos_id": loaded.tokenizer.eos_id}
+    save_hf(loaded.model, folder / "model", **ids)
+    loaded.tokenizer.save(folder / "model")
     examples = read_examples([options.data], "messages")[0]
     out = examples[HELD_OUT - 1 :: HELD_OUT]
     examples = examples[: options.rows] if options.epoch else examples
@@ -147,12 +153,12 @@ def run_ours(folder: Path, run: Path, options: argparse.Namespace) -> dict[str, 
     command += ["--lr", RATE, "--beta1", 0.9, "--beta2", 0.999, "--eps", 1e-8, "--weight-decay", 0, "--clip", 1]
     command += ["--schedule", "wsd", "--decay-share", 1, "--warmup-steps", 0, "--final-ratio", 0]
     command += ["--validate-every", 10**6, "--patience", 0, "--device", "cpu", "--json"]
-    peak = run_and_watch([str(word) for word in command], options.threads)
+    watched = run_and_watch([str(word) for word in command], options.threads)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
     steps = [line for line in lines if line["kind"] == "step"]
     ended, totals = [step["time"] for step in steps], [step["tokens"] for step in steps]
     counts = [after - before for before, after in zip([0, *totals], totals, strict=False)]
-    return summary(ended, counts, peak, run / "adapter")
+    return summary(ended, counts, watched, run / "adapter")
 
 
 def run_peer(name: str, folder: Path, run: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -160,40 +166,58 @@ def run_peer(name: str, folder: Path, run: Path, options: argparse.Namespace) ->
     run.mkdir()
     settings = {"peer": name, "folder": str(run), "model": str(folder / "model"), "rows": str(folder / "rows.jsonl")}
     command = [str(options.peer_python), "-W", "ignore", __file__, "peer", json.dumps(settings)]
-    peak = run_and_watch(command, options.threads)
+    watched = run_and_watch(command, options.threads)
     steps = json.loads((run / "steps.json").read_text("utf-8"))
-    return {**summary(steps["ended"], steps["counts"], peak, run), "versions": steps["versions"]}
+    return {**summary(steps["ended"], steps["counts"], watched, run), "versions": steps["versions"]}
 
 
-def summary(ended: Sequence[float], counts: Sequence[int], peak: int, adapter: Path) -> dict[str, Any]:
-    """What is told of a side: when its steps ended, in seconds, and how many tokens with a loss each had."""
-    seconds = ended[-1] - ended[WARM_UP - 1]
-    return {
-        "steps": len(counts) - WARM_UP,
-        "rate": sum(counts[WARM_UP:]) / seconds,
-        "bytes": peak,
-        "adapter": adapter,
-        "adapter_bytes": (adapter / "adapter_model.safetensors").stat().st_size,
-    }
+@dataclass(frozen=True)
+class Watched:
+    """What was seen of a program while it ran."""
+
+    peak: int
+    """The most bytes that it held."""
+    times: list[float]
+    """Seconds since the epoch at which it was looked at."""
+    clock: list[float]
+    """Seconds at each of them: of the processor, all its threads together, or of the wall."""
 
 
-def run_and_watch(command: list[str], threads: int) -> int:
-    """Run a program to its end; the most bytes that it held.
+def run_and_watch(command: list[str], threads: int) -> Watched:
+    """Run a program to its end.
 
     The kernel's own account for a finished child begins with what its parent held, so the child is asked while it runs.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    peak, times, clock = 0, list[float](), list[float]()
     with tempfile.TemporaryFile("w+") as said:
         process = subprocess.Popen(command, env=environment, stdout=said, stderr=subprocess.STDOUT)
-        peak = 0
+        about = Path(f"/proc/{process.pid}")
         while process.poll() is None:
-            lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+            lines = (about / "status").read_text().splitlines()
             peak = max([peak, *(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))])
+            ticks = sum(map(int, (about / "stat").read_text().rpartition(")")[2].split()[11:13]))  # utime, stime
+            times.append(time.time())
+            clock.append(ticks / os.sysconf("SC_CLK_TCK") if threads == 1 else times[-1])
             time.sleep(0.1)
         if process.returncode:
             said.seek(0)
             raise SystemExit(f"{' '.join(command)}\nended with {process.returncode}:\n{said.read()[-4000:]}")
-    return peak
+    return Watched(peak, times, clock)
+
+
+def summary(ended: Sequence[float], counts: Sequence[int], watched: Watched, adapter: Path) -> dict[str, Any]:
+    """What is told of a side: when its steps ended, since the epoch, and how many tokens with a loss each had."""
+    import numpy as np
+
+    first, last = np.interp([ended[WARM_UP - 1], ended[-1]], watched.times, watched.clock).tolist()
+    return {
+        "steps": len(counts) - WARM_UP,
+        "rate": sum(counts[WARM_UP:]) / (last - first),
+        "bytes": watched.peak,
+        "adapter": adapter,
+        "adapter_bytes": (adapter / "adapter_model.safetensors").stat().st_size,
+    }
 
 
 def evaluate(model: Path, adapter: Path | None, held_out: Sequence[Any]) -> float:
@@ -280,7 +304,7 @@ def train_peer(settings: dict[str, str]) -> dict[str, Any]:
 
     class Clock(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            ended.append(time.monotonic())
+            ended.append(time.time())
 
     class Counting(trl.SFTTrainer):  # type: ignore[misc, name-defined]
         def training_step(self, model: Any, inputs: Any, *rest: Any, **named: Any) -> Any:
