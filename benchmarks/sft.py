@@ -119,19 +119,17 @@ def prepare(folder: Path, options: argparse.Namespace) -> tuple[list[Any], int]:
     """The model as a folder, and the chats in the form that each side reads; what is held out, and how many train."""
     from arriero.model.formats.hf import save_hf
     from arriero.model.source import load_model
-    from arriero.tokenizer.load import load_tokenizer
     from arriero.train.examples import read_examples
     from arriero.train.supervised import supervise
 
     loaded = load_model(BASE, device="cpu", dtype="float32")
-    ids = {"bos_id": loaded.tokenizer.bos_id, "eos_id": loaded.tokenizer.eos_id}
-    save_hf(loaded.model, folder / "model", **ids)
-    loaded.tokenizer.save(folder / "model")
+    tokenizer = loaded.tokenizer
+    save_hf(loaded.model, folder / "model", bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
+    tokenizer.save(folder / "model")
     examples = read_examples([options.data], "messages")[0]
     out = examples[HELD_OUT - 1 :: HELD_OUT]
     examples = examples[: options.rows] if options.epoch else examples
     rest = [example for place, example in enumerate(examples, start=1) if place % HELD_OUT]
-    tokenizer = load_tokenizer(folder / "model")
     rows, kept, _ = supervise(rest, tokenizer, max_tokens=LONGEST)
     most = None if options.epoch else BATCH * (WARM_UP + options.steps)
     chats = [json.dumps({"messages": example.messages}) for example in kept[:most]]
