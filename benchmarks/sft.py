@@ -97,12 +97,15 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     if options.epoch:
         losses["without an adapter"] = evaluate(folder / "model", None, held_out)
         losses |= {name: evaluate(folder / "model", rounds[0][name]["adapter"], held_out) for name in sides}
+    learnt = {made[name]["supervised"] for made in rounds for name in sides}
+    assert len(learnt) == 1, f"the sides learnt different tokens: {learnt}"
     rates = {name: [made[name]["rate"] for made in rounds] for name in sides}
     peaks = {name: statistics.median(made[name]["bytes"] for made in rounds) for name in sides}
     ratios = {name: [made[OURS]["rate"] / made[name]["rate"] for made in rounds] for name in options.peers}
     return {
         "machine": machine_line(torch.device("cpu")),
         "chats": count,
+        "supervised_tokens": learnt.pop(),
         "steps": rounds[0][OURS]["steps"],
         "rounds": len(rounds),
         "versions": rounds[0][PEER]["versions"],
@@ -211,6 +214,7 @@ def summary(ended: Sequence[float], counts: Sequence[int], watched: Watched, ada
     first, last = np.interp([ended[WARM_UP - 1], ended[-1]], watched.times, watched.clock).tolist()
     return {
         "steps": len(counts) - WARM_UP,
+        "supervised": sum(counts),
         "rate": sum(counts[WARM_UP:]) / (last - first),
         "bytes": watched.peak,
         "adapter": adapter,
@@ -265,8 +269,9 @@ def print_tables(results: dict[str, Any], verdicts: list[dict[str, Any]]) -> Non
     """The results as Markdown."""
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     print(
-        f"{results['machine']}; the peer's {versions}. {results['chats']} chats, {results['steps']} measured steps "
-        f"of {BATCH}, medians of {results['rounds']} rounds\n"
+        f"{results['machine']}; the peer's {versions}. {results['chats']} chats with "
+        f"{results['supervised_tokens']:,} supervised tokens, {results['steps']} measured steps of {BATCH}, "
+        f"medians of {results['rounds']} rounds\n"
     )
     losses = results["held_out_loss"]
     print("| side | supervised tokens/s (range) | ours ÷ it | peak memory | ours ÷ it | adapter | held-out loss |")
