@@ -114,7 +114,7 @@ def test_damaged_weights_and_models_without_words_are_one_line(
 
 def test_a_gguf_file_is_as_good_as_a_folder(run, tiny_model: Path, texts: Path, tmp_path: Path) -> None:
     file = tmp_path / "tiny.gguf"
-    assert run("model", "convert", tiny_model, file).code == 0
+    assert run("model", "export", tiny_model, file).code == 0
     losses = [
         json.loads(run("eval", m, "--text", texts, "--json").out)["sources"][0]["nats"] for m in (tiny_model, file)
     ]

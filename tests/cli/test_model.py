@@ -42,8 +42,8 @@ def test_show_of_the_default_model_and_encoder(run, smollm2_gguf, minilm_folder)
 
 def test_a_model_converts_to_gguf_and_back_to_the_same_logits(run, tiny_model, tmp_path):
     file, folder = tmp_path / "tiny.gguf", tmp_path / "tiny"
-    assert run("model", "convert", tiny_model, file, "--to", "f32").code == 0
-    assert run("model", "convert", file, folder, "--to", "f32").code == 0
+    assert run("model", "export", tiny_model, file, "--store", "f32").code == 0
+    assert run("model", "export", file, folder, "--store", "f32").code == 0
     before, after = (load_model(str(path)) for path in (tiny_model, folder))
     with torch.inference_mode():
         torch.testing.assert_close(after.model(TOKENS), before.model(TOKENS))
@@ -55,7 +55,7 @@ def test_a_model_converts_to_gguf_and_back_to_the_same_logits(run, tiny_model, t
 @pytest.mark.parametrize(("kind", "suffix"), [("f16", ".gguf"), ("q8_0", ".gguf"), ("f16", ""), ("bf16", "")])
 def test_every_kind_loads_again(run, tiny_model, tmp_path, kind, suffix):
     target = tmp_path / f"out{suffix}"
-    code, out, _ = run("model", "convert", tiny_model, target, "--to", kind, "--json")
+    code, out, _ = run("model", "export", tiny_model, target, "--store", kind, "--json")
     assert (code, json.loads(out)["stored_as"]) == (0, kind)
     assert load_model(str(target)).model.n_params == load_model(str(tiny_model)).model.n_params
 
@@ -63,28 +63,28 @@ def test_every_kind_loads_again(run, tiny_model, tmp_path, kind, suffix):
 def test_nothing_is_replaced_without_force(run, tiny_model, tmp_path):
     target = tmp_path / "out.gguf"
     target.write_text("precious")
-    code, _, err = run("model", "convert", tiny_model, target)
+    code, _, err = run("model", "export", tiny_model, target)
     assert (code, target.read_text()) == (2, "precious")
     assert "--force" in err
-    assert run("model", "convert", tiny_model, target, "--force").code == 0
+    assert run("model", "export", tiny_model, target, "--force").code == 0
     assert load_model(str(target))
 
 
 def test_force_replaces_a_model_but_no_other_folder(run, tiny_model, tmp_path):
     target = tmp_path / "out"
-    run("model", "convert", tiny_model, target)
-    assert run("model", "convert", tiny_model, target, "--force").code == 0
+    run("model", "export", tiny_model, target)
+    assert run("model", "export", tiny_model, target, "--force").code == 0
     precious = tmp_path / "home"
     precious.mkdir()
     (precious / "letter.txt").write_text("dear")
-    code, _, err = run("model", "convert", tiny_model, precious, "--force")
+    code, _, err = run("model", "export", tiny_model, precious, "--force")
     assert (code, (precious / "letter.txt").read_text()) == (2, "dear")
     assert "something else than a model" in err
 
 
 def test_a_model_is_not_written_over_itself(run, tiny_model):
     before = sorted(path.name for path in Path(tiny_model).iterdir())
-    code, _, err = run("model", "convert", tiny_model, tiny_model, "--force")
+    code, _, err = run("model", "export", tiny_model, tiny_model, "--force")
     assert code == 2
     assert "choose another target" in err
     assert sorted(path.name for path in Path(tiny_model).iterdir()) == before
@@ -92,7 +92,7 @@ def test_a_model_is_not_written_over_itself(run, tiny_model):
 
 @pytest.mark.parametrize(("kind", "target"), [("q8_0", "folder"), ("bf16", "file.gguf")])
 def test_kinds_that_a_format_lacks_are_refused(run, tiny_model, tmp_path, kind, target):
-    code, _, err = run("model", "convert", tiny_model, tmp_path / target, "--to", kind)
+    code, _, err = run("model", "export", tiny_model, tmp_path / target, "--store", kind)
     assert code == 2
     assert f"got {kind}" in err
 

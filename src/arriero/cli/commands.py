@@ -40,7 +40,11 @@ COMMANDS: dict[str, Command] = {
     "report": Command("arriero.cli.report:report", "Write the curves, samples and costs of a run as one page"),
     "model get": Command("arriero.cli.model:get", "Bring a model here"),
     "model show": Command("arriero.cli.model:show", "Tell what a model is"),
-    "model convert": Command("arriero.cli.model:convert", "Write a model as a Hugging Face folder or a GGUF file"),
+    "model export": Command("arriero.cli.model_export:export", "Write a model for other tools, read back and compared"),
+    "adapter merge": Command("arriero.cli.adapter:merge", "Merge adapters into their base, or into one adapter"),
+    "adapter export": Command("arriero.cli.adapter:export", "Write an adapter for llama.cpp (GGUF) or PEFT"),
+    "adapter list": Command("arriero.cli.adapter:list_adapters", "List the adapters in a folder"),
+    "adapter compare": Command("arriero.cli.adapter_compare:compare", "Let adapters or models answer, side by side"),
     "kernels check": Command("arriero.cli.kernels:check", "Hold every attention implementation against the reference"),
     "kernels bench": Command("arriero.cli.kernels_bench:bench", "Measure attention: time and memory, beside PyTorch's"),
     "kernels io": Command(
@@ -52,6 +56,7 @@ GROUPS = {
     "rag": "Questions about your own documents, answered with citations",
     "corpus": "LLaMA's data pipeline: seven kinds of source, and folders of your own",
     "tokenizer": "Train tokenizers, and measure how well they fit",
-    "model": "Bring, inspect and convert models",
+    "model": "Bring, inspect and export models",
+    "adapter": "Merge, export, list and compare LoRA adapters",
     "kernels": "Check and measure the attention kernels",
 }

@@ -1,19 +1,13 @@
-"""`arriero model get|show|convert`."""
+"""`arriero model get|show`."""
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
 from rich.table import Table
 
 from arriero.cli.options import positional
 from arriero.cli.output import console, note, print_json, printable
 from arriero.common.errors import ArrieroError, NotFoundError
-
-if TYPE_CHECKING:
-    from arriero.common.device import DTypeName
-    from arriero.model.source import LoadedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,88 +85,3 @@ def show(config: ShowConfig) -> int:
         table.add_row(name.replace("_", " "), "-" if value is None else printable(shown))
     console().print(table, markup=False)
     return 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConvertConfig:
-    """What to write, and where."""
-
-    model: str = positional("MODEL")
-    """A known name, a folder, a .gguf file, or a hub id."""
-    target: Path = positional("TARGET")  # noqa: RUF009
-    """A folder (Hugging Face format), or a file that ends in .gguf."""
-    to: Literal["f32", "f16", "bf16", "q8_0"] | None = None
-    """How weights are stored: f32, f16, bf16 (folders only) or q8_0 (GGUF only); default: f16."""
-    force: bool = False
-    """Replace what is at TARGET."""
-    json: bool = False
-    """Print JSON for scripts."""
-
-
-def convert(config: ConvertConfig) -> int:
-    """Write a model as a Hugging Face folder, which transformers and vLLM read, or as a GGUF file, for llama.cpp.
-
-    Examples:
-      arriero model convert smollm2-135m-instruct smollm2
-      arriero model convert smollm2 smollm2.gguf --to q8_0
-    """
-    from arriero.model.source import load_model
-
-    as_gguf, kind = config.target.suffix == ".gguf", config.to or "f16"
-    if kind == ("bf16" if as_gguf else "q8_0"):
-        allowed = "f32, f16 or q8_0 for a .gguf file" if as_gguf else "f32, f16 or bf16 for a folder"
-        raise ArrieroError(f"option --to expects {allowed}, got {kind}")
-    _check_target(config)
-    loaded = load_model(config.model, device="cpu", dtype=_memory_dtype(kind))
-    tokenizer = loaded.tokenizer
-    if as_gguf:
-        from arriero.model.formats.gguf_export import save_gguf
-
-        assert kind != "bf16"
-        save_gguf(loaded.model, tokenizer, config.target, kind=kind, name=loaded.name)
-    else:
-        _write_folder(loaded, config.target, kind)
-    if config.json:
-        print_json({"model": config.model, "target": str(config.target), "stored_as": kind})
-    else:
-        print(f"{config.target}: {loaded.model.n_params:,} parameters, stored as {kind}")
-    return 0
-
-
-def _check_target(config: ConvertConfig) -> None:
-    """The target is new, or may be replaced, and is not the model itself."""
-    target = config.target
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    source = Path(config.model)
-    if source.exists() and source.resolve().is_relative_to(target.resolve()):
-        raise ArrieroError(f"{target} holds the model that is converted: choose another target")
-    if not config.force:
-        raise ArrieroError(f"{target} exists already: give --force to replace it, or choose another target")
-    if target.is_dir() and (target.suffix == ".gguf" or not (target / "config.json").is_file()):
-        raise ArrieroError(f"{target} is a folder of something else than a model: --force does not replace it")
-
-
-def _memory_dtype(kind: str) -> "DTypeName":
-    """What weights are held in while they are converted: never narrower than what is written."""
-    return {"f16": "float16", "bf16": "bfloat16"}.get(kind, "float32")  # type: ignore[return-value]
-
-
-def _write_folder(loaded: "LoadedModel", target: Path, kind: str) -> None:
-    """The whole folder is made beside the target and takes its place at the end."""
-    import torch
-
-    from arriero.common.files import atomic_folder
-    from arriero.model.formats.hf import save_hf
-
-    dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[kind]
-    tokenizer = loaded.tokenizer
-    aside = target.with_name(f".{target.name}.new")
-    shutil.rmtree(aside, ignore_errors=True)
-    with atomic_folder(aside) as folder:
-        save_hf(loaded.model, folder, dtype=dtype, bos_id=tokenizer.bos_id, eos_id=tokenizer.eos_id)
-        tokenizer.save(folder)
-    if target.is_dir():
-        shutil.rmtree(target)
-    target.unlink(missing_ok=True)
-    aside.replace(target)

@@ -119,13 +119,25 @@ def _gather(option: Option, given: Sequence[str]) -> str:
 
 
 def _existing(path: str) -> str:
+    """A configuration file, or the one of ours that goes by a name."""
     if not Path(path).is_file():
-        raise UsageError(f"option --config: no such file: {path}")
+        shipped = {file.stem: str(file) for file in shipped_configs()}
+        if path not in shipped:
+            near = did_you_mean(path, shipped)
+            raise UsageError(f"option --config: no such file: {path}{near}; ours are {', '.join(sorted(shipped))}")
+        path = shipped[path]
     try:
         tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"option --config: {path} is no TOML: {error}") from error
     return path
+
+
+def shipped_configs() -> list[Path]:
+    """The configurations that come with the package; in a source tree they lie at its root."""
+    package = Path(__file__).parents[1]
+    folder = package / "configs" if (package / "configs").is_dir() else package.parents[1] / "configs"
+    return sorted(folder.glob("*.toml"))
 
 
 def _assign(options: Sequence[Option], words: Sequence[str], program: str) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def train(config: TrainConfig) -> int:
     """Train a tokenizer of LLaMA's kind: SentencePiece BPE, single digits, byte fallback, white space kept.
 
     The same input and options give the same bytes. transformers, `arriero tokenize --tokenizer` and
-    `arriero model convert` read the folder. The report measures on text that was held out of the training: bytes per
+    `arriero model export` read the folder. The report measures on text that was held out of the training: bytes per
     token, and fertility, which is tokens per word, or per character in Chinese, Japanese, Thai, Lao, Khmer, Burmese.
 
     Examples:

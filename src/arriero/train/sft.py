@@ -18,9 +18,8 @@ import torch
 
 from arriero.common.device import pick_device, pick_dtype
 from arriero.common.errors import ArrieroError
-from arriero.common.files import atomic_folder
+from arriero.model.adapter_export import export_peft
 from arriero.model.adapters import Adapters
-from arriero.model.formats.peft import save_peft
 from arriero.model.layers import Block
 from arriero.model.quantised import quantise_model
 from arriero.model.source import LoadedModel, load_model
@@ -37,6 +36,7 @@ from arriero.train.pretrain import next_token_loss
 from arriero.train.run_facts import run_facts
 from arriero.train.run_folder import RunFolder
 from arriero.train.run_log import RunLog
+from arriero.train.schedule import ScheduleConfig
 from arriero.train.sft_config import SftConfig
 from arriero.train.speaker import speaker
 from arriero.train.speed import keep_freed_memory
@@ -151,7 +151,7 @@ def _train(folder: RunFolder, config: SftConfig, prepared: Prepared, layout: Lay
             next_token_loss,
             config=prepared.loop,
             optimizer=config.optim.resolve(config.method),
-            schedule=config.schedule,
+            schedule=_schedule(config, prepared.loop.steps),
             layout=layout,
             watcher=watcher,
             store=Checkpoints(folder.checkpoints, **dataclasses.asdict(config.checkpoints)),
@@ -265,6 +265,11 @@ def _loop(config: SftConfig, units: int, micro_rows: int, world: int) -> LoopCon
     )
 
 
+def _schedule(config: SftConfig, steps: int) -> ScheduleConfig:
+    """The schedule, its warm-up at most a tenth of the steps: short runs are usual here."""
+    return dataclasses.replace(config.schedule, warmup_steps=min(config.schedule.warmup_steps, steps // 10))
+
+
 def _watcher(config: SftConfig, folder: RunFolder, model: Llama, prepared: Prepared, layout: Layout) -> RunWatcher:
     batches = EvaluationBatches(
         prepared.held_out,
@@ -307,15 +312,14 @@ def _export(folder: RunFolder, config: SftConfig, prepared: Prepared, best: Path
     written = target / "tokenizer_config.json"
     if checkpoint is None or (written.is_file() and written.stat().st_mtime >= (checkpoint / MANIFEST).stat().st_mtime):
         return
-    if target.exists():
-        shutil.rmtree(target)
     if config.method == "full":
+        if target.exists():
+            shutil.rmtree(target)
         export_hugging_face(checkpoint, prepared.loaded.model.config, prepared.tokenizer, target)
         return
     loaded = load_model(config.model, device="cpu", dtype="float32")
     Adapters.of(loaded.model).add(ADAPTER, config.lora, seed=config.seed)
     load_state(checkpoint, gather_state(loaded.model, None))
-    base = config.model if loaded.path is None or not Path(config.model).exists() else str(loaded.path.resolve())
-    with atomic_folder(target) as aside:
-        save_peft(loaded.model, ADAPTER, aside, base=base, quantised=config.quantise)
-        prepared.tokenizer.save(aside)
+    loaded = dataclasses.replace(loaded, loaded_tokenizer=prepared.tokenizer)
+    base = str(Path(config.model).resolve()) if Path(config.model).exists() else config.model
+    export_peft(loaded, ADAPTER, target, base, quantised=config.quantise)

@@ -24,6 +24,7 @@ from arriero.model.adapters import Adapters
 from arriero.model.formats.hf_config import read_json
 from arriero.model.guests import Change
 from arriero.model.lora import LoraConfig, LowRank, LowRankEmbedding, Whole, WholeEmbedding, WholeLinear, weight_of
+from arriero.model.quantised import Quantisation
 from arriero.model.sketch import compare_sketch, sketch
 from arriero.model.transformer import Llama
 
@@ -65,13 +66,14 @@ def read_base(folder: Path) -> str | None:
     return base if isinstance(base, str) else None
 
 
-def read_quantised(folder: Path) -> str:
-    """What the base was quantised to when the adapter was trained: none, nf4 or int8.
+def read_quantised(folder: Path) -> Quantisation:
+    """What the base was quantised to when the adapter was trained.
 
     Raises:
         FormatError: the weights are missing or damaged.
     """
-    return _read(folder / WEIGHTS)[1].get("base_quantised", "none")
+    kind = _read(folder / WEIGHTS)[1].get("base_quantised")
+    return "nf4" if kind == "nf4" else "int8" if kind == "int8" else "none"
 
 
 def save_peft(model: Llama, name: str, folder: Path, *, base: str, quantised: str = "none") -> None:

@@ -1,0 +1,96 @@
+"""Adapters written for other tools, and read back before they get their name."""
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from arriero.common.errors import ArrieroError, NotFoundError
+from arriero.common.files import atomic_folder
+from arriero.model.adapters import Adapters
+from arriero.model.export import logit_distance
+from arriero.model.formats.gguf_adapter import read_adapter_gguf, save_adapter_gguf
+from arriero.model.formats.peft import load_peft, read_base, save_peft
+from arriero.model.lora import LowRank
+from arriero.model.source import LoadedModel, is_adapter, load_model
+
+_BOUND = 1e-5
+
+
+def base_of(folder: Path, model: str | None = None) -> str:
+    """The model source that an adapter is for: `model`, or what the adapter names.
+
+    Raises:
+        NotFoundError: the folder holds no adapter, or it names no model.
+    """
+    if not is_adapter(folder):
+        raise NotFoundError(f"{folder} is no adapter: expected a folder with adapter_config.json, as of `arriero sft`")
+    base = model or read_base(folder)
+    if base is None:
+        raise NotFoundError(f"{folder} does not name its model: give that as --model")
+    return base
+
+
+def open_adapter(folder: Path, model: str | None = None) -> tuple[LoadedModel, str]:
+    """The base in fp32, with the folder's adapter on by the name `adapter`; and the base's source."""
+    base = base_of(folder, model)
+    loaded = load_model(base, device="cpu", dtype="float32")
+    load_peft(loaded.model, folder, "adapter", base=loaded.name)
+    Adapters.of(loaded.model).activate("adapter")
+    return loaded, base
+
+
+@torch.no_grad()
+def export_peft(loaded: LoadedModel, name: str, target: Path, base: str, *, quantised: str = "none") -> None:
+    """Write one of a model's adapters as PEFT's folder, with the tokenizer.
+
+    Args:
+        base: the model source that the adapter is for.
+        quantised: to what the base was quantised while the adapter was trained.
+
+    Raises:
+        ArrieroError: read back, it makes another model.
+    """
+    adapters = Adapters.of(loaded.model)
+    adapters.activate(name)
+    aside = target.with_name(f".{target.name}.new")
+    shutil.rmtree(aside, ignore_errors=True)
+    with atomic_folder(aside) as folder:
+        save_peft(loaded.model, name, folder, base=base, quantised=quantised)
+        loaded.tokenizer.save(folder)
+        again = load_model(base, device="cpu", dtype="float32")
+        load_peft(again.model, folder, name, base=again.name)
+        Adapters.of(again.model).activate(name)
+        if not (distance := logit_distance(loaded.model, again.model)) <= _BOUND:
+            raise ArrieroError(f"{target}: not written: read back, its logits differ by {distance:.2g} of their spread")
+    if target.is_dir():
+        shutil.rmtree(target)
+    aside.replace(target)
+
+
+def export_gguf(loaded: LoadedModel, name: str, target: Path) -> None:
+    """Write one of a model's adapters as a GGUF file for llama.cpp's `--lora`.
+
+    Raises:
+        ArrieroError: it is more than plain LoRA, or reads back as another one.
+    """
+    changes = Adapters.of(loaded.model).changes(name)
+    pairs = {}
+    for module, change in changes.items():
+        if not isinstance(change, LowRank) or change.magnitude is not None:
+            raise ArrieroError(
+                f"GGUF adapters are plain LoRA, and {module} has DoRA or is a whole matrix: merge the adapter into its "
+                "base with `arriero adapter merge`"
+            )
+        a, b = (factor.detach() for factor in change.factors())
+        pairs[module] = (a, change.scale * len(a) * b)  # llama.cpp scales by α over the rank; α is 1
+    aside = target.with_name(f".{target.stem}.new.gguf")
+    try:
+        save_adapter_gguf(pairs, aside, alpha=1.0, config=loaded.model.config, name=target.stem)
+        again, alpha = read_adapter_gguf(aside, loaded.model.config)
+        same = alpha == 1.0 and again.keys() == pairs.keys()
+        if not same or any(not torch.equal(x, y) for m in pairs for x, y in zip(pairs[m], again[m], strict=True)):
+            raise ArrieroError(f"{target}: not written: it reads back as another adapter")
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,124 @@
+"""Models written for other tools, and read back before they get their name: what is claimed to be written is.
+
+Compared are the logits of some tokens and the ids of a rendered chat. The bounds are what a storage type may cost; a
+wrong order of Q's and K's rows, a lost head or another tokenizer costs a hundred times more.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+from arriero.common.errors import ArrieroError
+from arriero.common.files import atomic_folder
+from arriero.model.source import LoadedModel, load_model
+from arriero.model.transformer import Llama
+from arriero.tokenizer.chat import Message
+from arriero.tokenizer.tokenizer import Tokenizer
+
+Storage = Literal["f32", "f16", "bf16", "q8_0"]
+BOUNDS: dict[str, float] = {"f32": 1e-5, "f16": 1e-2, "bf16": 5e-2, "q8_0": 1e-1}
+"""Largest ‖logits read back − logits‖ / ‖logits‖, about their mean, by storage."""
+_PROBE_TOKENS = 64
+_CHAT: list[Message] = [
+    {"role": "user", "content": "How far is it to Cusco?  ½ día 🦙\n\n"},
+    {"role": "assistant", "content": "Three days by llama."},
+    {"role": "user", "content": "And by mule?"},
+]
+
+
+def export_model(loaded: LoadedModel, target: Path, storage: Storage = "f16") -> None:
+    """Write a model with its tokenizer: a `.gguf` file for llama.cpp, or a folder in Hugging Face's format.
+
+    Args:
+        loaded: its weights in fp32, without an adapter that is not merged.
+        target: is replaced, when what was written proved right.
+
+    Raises:
+        ArrieroError: the storage does not suit the format, the model cannot be expressed in it, or what was written
+            reads back as another model; then nothing is at `target` that was not there before.
+    """
+    as_gguf = target.suffix == ".gguf"
+    if storage not in get_args(Storage) or storage == ("bf16" if as_gguf else "q8_0"):
+        allowed = "f32, f16 or q8_0 for a .gguf file" if as_gguf else "f32, f16 or bf16 for a folder"
+        raise ArrieroError(f"--store: expected {allowed}, got {storage}")
+    if loaded.model.adapters is not None and loaded.model.adapters.configs:  # type: ignore[attr-defined]
+        raise ArrieroError("the model has an adapter that is not merged: merge it first")
+    with _aside(target) as written:
+        if as_gguf:
+            from arriero.model.formats.gguf_export import save_gguf
+
+            assert storage != "bf16"
+            save_gguf(loaded.model, loaded.tokenizer, written, kind=storage, name=loaded.name)
+        else:
+            from arriero.model.formats.hf import save_hf
+
+            dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[storage]
+            words = loaded.tokenizer
+            with atomic_folder(written) as folder:
+                save_hf(loaded.model, folder, dtype=dtype, bos_id=words.bos_id, eos_id=words.eos_id)
+                words.save(folder)
+        compare_models(loaded, load_model(str(written), device="cpu", dtype="float32"), BOUNDS[storage], target)
+
+
+def compare_models(before: LoadedModel, after: LoadedModel, bound: float, target: Path) -> float:
+    """How far the logits of two models are from each other, relative to their spread.
+
+    Raises:
+        ArrieroError: further than the bound, or their tokenizers differ on a chat.
+    """
+    if (ids := _chat_ids(before.tokenizer)) != (others := _chat_ids(after.tokenizer)):
+        shorter = min(len(ids), len(others))
+        place = next((i for i in range(shorter) if ids[i] != others[i]), shorter)
+        raise ArrieroError(
+            f"{target}: not written: read back, it renders a chat as other tokens than the model does, from token "
+            f"{place} on: {others[place : place + 3]} instead of {ids[place : place + 3]}"
+        )
+    distance = logit_distance(before.model, after.model)
+    if not distance <= bound:
+        raise ArrieroError(
+            f"{target}: not written: read back, its logits differ from the model's by {distance:.2g} of their spread, "
+            f"and its storage explains {bound:g}"
+        )
+    return distance
+
+
+@torch.no_grad()
+def logit_distance(before: Llama, after: Llama) -> float:
+    """‖after − before‖ / ‖before‖ of the logits of some tokens, each about its mean."""
+    length = min(_PROBE_TOKENS, before.config.max_seq_len)
+    vocabulary = min(before.config.vocab_size, after.config.vocab_size)
+    tokens = torch.randint(vocabulary, (1, length), generator=torch.Generator().manual_seed(0))  # (1, T)
+    expected, got = (model(tokens)[..., :vocabulary].double() for model in (before, after))  # (1, T, V)
+    expected, got = (logits - logits.mean(-1, keepdim=True) for logits in (expected, got))
+    return float((got - expected).norm() / expected.norm().clamp(min=1e-30))
+
+
+def _chat_ids(tokenizer: Tokenizer) -> list[int]:
+    """A rendered chat; plain text where the model has no template, or one that refuses this chat."""
+    try:
+        return tokenizer.encode_chat(_CHAT)
+    except ArrieroError:
+        return tokenizer.encode("\n".join(message["content"] for message in _CHAT))
+
+
+@contextmanager
+def _aside(target: Path) -> Iterator[Path]:
+    """A path beside the target, which takes its place at the end; or goes away, if an error comes first."""
+    aside = target.with_name(f".{target.stem}.new{target.suffix}")
+
+    def remove(path: Path) -> None:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+
+    remove(aside)
+    try:
+        yield aside
+        remove(target)
+        aside.replace(target)
+    finally:
+        remove(aside)
