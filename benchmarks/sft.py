@@ -13,8 +13,9 @@ What is measured in some steps, after the first two: tokens with a loss a second
 held (`VmHWM`, so Linux only). The sides take turns; ratios are medians over the rounds. With `--threads 1` time is that
 of the processor, which other processes hardly disturb.
 
-With `--epoch`, each side trains once on all chats that are not held out (every tenth is), or on those of the first
-`--rows`, and then one evaluator, ours, in float32, tells the loss of each adapter, a token, on the held-out answers.
+With `--epoch`, each side trains once on all chats, or on the first `--rows`, and then one evaluator, ours, in float32,
+tells the loss of each adapter, a token, on held-out answers. Every tenth chat is held out, of all there are; those that
+ask the same as one of them do not train either.
 
     python benchmarks/sft.py --data demonstrations.jsonl.gz --peer-python PYTHON [--steps 12] [--rounds 3] [--json]
     python benchmarks/sft.py --data demonstrations.jsonl.gz --peer-python PYTHON --epoch [--rows 400] [--json]
@@ -132,7 +133,8 @@ def prepare(folder: Path, options: argparse.Namespace) -> tuple[list[Any], int]:
     examples = read_examples([options.data], "messages")[0]
     out = examples[HELD_OUT - 1 :: HELD_OUT]
     examples = examples[: options.rows] if options.epoch else examples
-    rest = [example for place, example in enumerate(examples, start=1) if place % HELD_OUT]
+    asked = {example.messages[0]["content"] for example in out}
+    rest = [example for example in examples if example.messages[0]["content"] not in asked]
     rows, kept, _ = supervise(rest, tokenizer, max_tokens=LONGEST)
     most = None if options.epoch else BATCH * (WARM_UP + options.steps)
     chats = [json.dumps({"messages": example.messages}) for example in kept[:most]]
