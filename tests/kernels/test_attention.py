@@ -59,6 +59,21 @@ def test_a_cpu_takes_pytorch_s_where_it_needs_no_mask_and_the_tiles_elsewhere():
     assert choose(q, Options(), log_sum=True) == "tiled"
 
 
+def test_long_rows_and_documents_on_a_cpu_take_the_tiles_where_these_are_faster(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    q = torch.zeros(1, 1200, 1, 1)
+
+    def of_documents(*lengths):
+        return Options(documents=Documents.from_cu_seqlens(torch.tensor([0, *lengths]).cumsum(0), 1, 1200))
+
+    assert choose(q, Options()) == choose(q[:, :400], Options(), group=3) == "tiled"
+    assert choose(q[:, :400], Options()) == choose(q.bfloat16(), Options()) == "sdpa"
+    assert choose(q, of_documents(400, 400, 400), group=3) == choose(q, of_documents(100, 500, 600), group=3) == "tiled"
+    assert choose(q, of_documents(*[100] * 12), group=3) == "sdpa"
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    assert choose(q, Options()) == "sdpa"
+
+
 def test_the_environment_forces_one_and_the_argument_beats_it(monkeypatch):
     q, k, v = random_qkv(1, 3, 3, 1, 1, 16)
     for name in ("reference", "tiled", "sdpa"):

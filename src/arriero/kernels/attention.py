@@ -26,8 +26,10 @@ Implementation = Literal["reference", "tiled", "triton", "sdpa"]
 IMPLEMENTATIONS: tuple[Implementation, ...] = get_args(Implementation)
 FORCE = "ARRIERO_ATTENTION"
 """Environment variable that forces one of the implementations."""
-LONG = 2048
+LONG = 1152
 """Tokens times heads of a KV head, from which on the tiles beat PyTorch's attention on a CPU in float32."""
+THREADS = 4
+"""Above this many, PyTorch's attention stays: it shares heads among threads, the tiles share each product."""
 
 
 def attention(
@@ -110,8 +112,9 @@ def choose(
     """Who computes this call: the one place where that is decided.
 
     On a GPU our Triton kernels. Where they can't (no triton, fp64) and on a CPU, PyTorch's attention for what it does
-    without a T × S mask, and the tiles for everything else; and for long float32 rows, where they are measurably faster
-    (benchmarks/RESULTS.md): from 4,096 tokens on, or a third of that where `group` = 3 heads share a KV head.
+    without a T × S mask, and the tiles for everything else; and for long float32 rows and documents, where they are
+    measurably faster (benchmarks/RESULTS.md): from 1,152 tokens on, or a third of that where `group` = 3 heads share a
+    KV head.
 
     Raises:
         ArrieroError: the forced implementation can't serve this call, and why.
@@ -125,8 +128,9 @@ def choose(
     if q.is_cuda and why_not("triton", q, options, log_sum) is None:
         return "triton"
     masked = options.window is not None or options.key_mask is not None or options.block_mask is not None
-    plain = options.documents is None and options.key_lengths is None
-    long = plain and q.dtype == torch.float32 and not q.is_cuda and q.shape[1] * group >= LONG
+    tokens = q.shape[1] if options.documents is None else options.documents.typical_length
+    fast = q.dtype == torch.float32 and q.device.type == "cpu" and torch.get_num_threads() <= THREADS
+    long = fast and options.key_lengths is None and tokens * group >= LONG
     if masked or long or why_not("sdpa", q, options, log_sum):
         return "tiled"
     return "sdpa"

@@ -87,6 +87,12 @@ class Documents:
         """Tokens of the longest document."""
         return max((end - start for _, start, end in self.spans), default=0)
 
+    @property
+    def typical_length(self) -> float:
+        """Tokens of the document that a token is in, on average: where most of the work is."""
+        lengths = [end - start for _, start, end in self.spans]
+        return sum(length * length for length in lengths) / max(sum(lengths), 1)
+
     def numbers(self) -> Tensor:
         """(B, T) number of each token's document, counted through all rows."""
         lengths = self.table[2].long()
