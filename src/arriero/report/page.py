@@ -76,6 +76,7 @@ def _view(run: Run) -> dict[str, Any]:
         "summary": summary.summarise(run),
         "facts": summary.facts(run),
         "mixture": summary.mixture(run),
+        "examples": summary.examples(run),
         "sources": summary.source_losses(run),
         "samples": {prompt: lines[:MOST_SAMPLES] for prompt, lines in summary.samples(run).items()},
         "device_hours": summary.device_hours(run),

@@ -27,6 +27,8 @@ class Run:
     """config.toml as it stands; '' if there is none."""
     start: Line = field(default_factory=dict)
     mixture: list[Line] = field(default_factory=list)
+    examples: Line = field(default_factory=dict)
+    """Of fine-tuning: what became of the examples."""
     steps: list[Line] = field(default_factory=list)
     validations: list[Line] = field(default_factory=list)
     samples: list[Line] = field(default_factory=list)
@@ -50,6 +52,8 @@ class Run:
             self.sessions += 1
         elif kind == "mixture":
             self.mixture = list(objects(line.get("rows")))
+        elif kind == "examples":
+            self.examples = line
         elif kind == "step":
             self._forget_from(line["step"])
             self.steps.append(line)

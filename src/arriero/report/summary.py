@@ -15,7 +15,7 @@ SOURCES = {
     "codecarbon": "told by codecarbon, which measures or estimates",
     "estimated": "estimated: watts × time",
 }
-ENDS = ("finished", "interrupted", "out of time")
+ENDS = ("finished", "stopped early", "interrupted", "out of time")
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,27 @@ def source_losses(run: Run) -> list[SourceLoss]:
     return losses
 
 
+def examples(run: Run) -> dict[str, Any]:
+    """Of fine-tuning: what the examples were, and what became of them."""
+    line = run.examples
+    if not line:
+        return {}
+    words = {
+        "format": "format",
+        "examples": "read",
+        "kept": "trained on",
+        "held_out": "held out",
+        "dropped": "dropped, being too long",
+        "truncated": "truncated, being too long",
+        "repeated": "equal to an earlier one",
+        "tokens": "tokens",
+        "supervised": "tokens with a loss",
+        "median_tokens": "tokens of an example, median",
+        "longest_tokens": "tokens of the longest",
+    }
+    return {told: line.get(name) if name == "format" else number(line, name) for name, told in words.items()}
+
+
 def samples(run: Run) -> dict[str, list[Line]]:
     """What the model wrote, by prompt, the latest first."""
     by_prompt: dict[str, list[Line]] = {}
@@ -194,8 +215,11 @@ def facts(run: Run) -> dict[str, Any]:
     values = {name: shape.get(name) for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "hidden_dim")}
     layout = {name: ways for name, ways in named(start, "layout").items() if isinstance(ways, int) and ways > 1}
     versions = ", ".join(f"{name} {version}" for name, version in named(start, "versions").items())
+    tuned = {"base": start["base"], "what learns": start.get("method")} if "base" in start else {}
     return {
+        **tuned,
         "parameters": number(start, "n_params"),
+        "parameters that learn": number(start, "n_params_trained"),
         "without embeddings": number(start, "n_params_without_embeddings"),
         "shape": ", ".join(f"{name} {value}" for name, value in values.items() if value is not None),
         "vocabulary": number(shape, "vocab_size"),
