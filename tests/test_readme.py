@@ -1,5 +1,6 @@
 """Every command in the README runs, in order, as a newcomer would type it."""
 
+import json
 import os
 import re
 import shutil
@@ -35,6 +36,10 @@ def test_every_arriero_command_of_the_readme_runs(tmp_path, smollm2_gguf, minilm
     assert minilm_folder.exists()
     (tmp_path / "docs").mkdir()
     shutil.copy(ROOT / "CONTRIBUTING.md", tmp_path / "docs")  # "your own folder", as the README calls it
+    asked = [{"role": "user", "content": f"What is {n} and {n}?"} for n in range(12)]
+    answers = [{"role": "assistant", "content": f"{n} and {n} is {2 * n}."} for n in range(12)]
+    rows = [json.dumps({"messages": list(pair)}) for pair in zip(asked, answers, strict=True)]
+    (tmp_path / "examples.jsonl").write_text("\n".join(rows))
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for command in COMMANDS:
         if command.startswith(ELSEWHERE):

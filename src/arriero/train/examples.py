@@ -3,7 +3,7 @@
     messages     {"messages": [{"role", "content"}, …]}
     completion   {"prompt", "completion"}: texts, or lists of messages
     preference   {"chosen", "rejected"}, with or without "prompt"; the chosen answer is the example
-    dialogue     the same as one text each, "\\n\\nHuman: … \\n\\nAssistant: …", as HH-RLHF has it
+    dialogue     the same as texts of several turns, "\\n\\nHuman: … \\n\\nAssistant: …", as HH-RLHF has them
     alpaca       {"instruction", "output"}, "input" and "system" if wanted
     sharegpt     {"conversations": [{"from", "value"}, …]}
     text         {"text"}
@@ -13,8 +13,10 @@ All become chats, but for `text`, which is continued as it is.
 
 import json
 import re
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -47,10 +49,12 @@ _SHAREGPT = {
     "bing": "assistant", "bard": "assistant", "system": "system", "tool": "tool", "observation": "tool",
     "function_response": "tool",
 }  # fmt: skip
-_TURN = re.compile(r"\n\n(Human|Assistant):(?: |(?=\n|$))")
+_TURN = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):(?: |(?=\n|$))")
 _KINDS = (".jsonl", ".ndjson", ".json", ".parquet")
 _LONGEST_LINE = 1 << 26
 """Bytes of a row: what is longer is no example."""
+_MOST_KEYS = 8
+"""Keys of a row that a message shows."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +93,15 @@ def read_examples(paths: Sequence[Path], format: Format | Literal["auto"] = "aut
 
 
 def find_files(paths: Sequence[Path]) -> list[Path]:
-    """The files that paths name, those of folders by name."""
+    """The files that paths name, those of folders by name, without hidden ones."""
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.is_file() and _kind(file) in _KINDS)
+            inside = sorted(
+                file
+                for file in path.iterdir()
+                if file.is_file() and _kind(file) in _KINDS and not file.name.startswith(".")
+            )
             if not inside:
                 raise NotFoundError(f"{path}: no {', '.join(_KINDS)} file in it")
             files += inside
@@ -115,8 +123,8 @@ def read_row(row: Any, format: Format, where: str) -> Example:
     if not isinstance(row, Mapping):
         raise _wrong(where, f"a {type(row).__name__}", format)
     if missing := [key for key in KEYS[format] if row.get(key) is None]:
-        keys = ", ".join(f"'{key}'" for key in row) or "none"
-        raise _wrong(where, f"the keys {keys}, without '{missing[0]}'", format)
+        absent = missing[0] not in row
+        raise _wrong(where, f"{_keys(row)}, without '{missing[0]}'" if absent else f"null as '{missing[0]}'", format)
     try:
         if format == "text":
             return Example((), _text(row["text"], "text"), where)
@@ -149,14 +157,22 @@ class _Wrong(ValueError):
 
 
 def _detect(row: Any, where: str) -> Format:
-    keys = set(row) if isinstance(row, Mapping) else set()
-    for format, needed in KEYS.items():
-        if keys.issuperset(needed):
-            chosen = row.get("chosen")
-            return "dialogue" if isinstance(chosen, str) and _TURN.match(chosen) else format
-    told = ", ".join(f"'{key}'" for key in row) if keys else type(row).__name__
-    known = "; ".join(SCHEMA.values())
-    raise FormatError(f"{where}: found {told}; expected the keys of one of: {known}")
+    if isinstance(row, Mapping):
+        for format, needed in KEYS.items():
+            if all(row.get(key) is not None for key in needed):
+                is_dialogue = format == "preference" and (_has_turns(row.get("prompt")) or _has_turns(row["chosen"]))
+                return "dialogue" if is_dialogue else format
+    found = _keys(row) if isinstance(row, Mapping) else f"a {type(row).__name__}"
+    raise FormatError(f"{where}: found {found}; expected the keys of one of: {'; '.join(SCHEMA.values())}")
+
+
+def _has_turns(value: Any) -> bool:
+    return isinstance(value, str) and _TURN.match(value) is not None
+
+
+def _keys(row: Mapping[Any, Any]) -> str:
+    shown = ", ".join(map(reprlib.repr, islice(row, _MOST_KEYS))) or "none"
+    return f"the keys {shown}" + (f" and {len(row) - _MOST_KEYS:,} more" if len(row) > _MOST_KEYS else "")
 
 
 def _wrong(where: str, found: str, format: Format) -> FormatError:
@@ -165,8 +181,13 @@ def _wrong(where: str, found: str, format: Format) -> FormatError:
 
 def _text(value: Any, name: str) -> str:
     """A text, or a list of text parts as the OpenAI API has them."""
-    if isinstance(value, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in value):
-        value = "".join(str(part.get("text", "")) for part in value)
+    parts = value if isinstance(value, list) else []
+    if parts and all(isinstance(part, Mapping) and part.get("type") == "text" for part in parts):
+        return "".join(_string(part.get("text"), name) for part in parts)
+    return _string(value, name)
+
+
+def _string(value: Any, name: str) -> str:
     if not isinstance(value, str):
         raise _Wrong(f"'{name}' as {type(value).__name__} instead of text")
     try:
@@ -185,7 +206,7 @@ def _message(value: Any, role_key: str = "role", content_key: str = "content") -
     if role_key == "from":
         role = _SHAREGPT.get(str(role), role)
     if role not in ROLES:
-        raise _Wrong(f"the {role_key} {role!r} in a message (known: {', '.join(ROLES)})")
+        raise _Wrong(f"the {role_key} {reprlib.repr(role)} in a message (known: {', '.join(ROLES)})")
     return {"role": str(role), "content": _text(value.get(content_key), content_key)}
 
 
@@ -207,10 +228,9 @@ def _of_messages(row: Mapping[str, Any]) -> list[Message]:
 
 
 def _of_sharegpt(row: Mapping[str, Any]) -> list[Message]:
-    head = [_system(row["system"])] if row.get("system") else []
     turns = _list(row["conversations"], "conversations")
     keys = ("from", "value") if isinstance(turns[0], Mapping) and "from" in turns[0] else ("role", "content")
-    return [*head, *(_message(turn, *keys) for turn in turns)]
+    return [*_system(row), *(_message(turn, *keys) for turn in turns)]
 
 
 def _of_completion(row: Mapping[str, Any]) -> list[Message]:
@@ -219,26 +239,43 @@ def _of_completion(row: Mapping[str, Any]) -> list[Message]:
 
 def _of_preference(row: Mapping[str, Any]) -> list[Message]:
     """With a prompt of its own, or one that `chosen` begins with."""
+    if row.get("prompt") is None and isinstance(row["chosen"], str):
+        raise _Wrong("a text as 'chosen' without a 'prompt' that it answers")
     prompt = [] if row.get("prompt") is None else _turns(row["prompt"], "prompt", "user")
-    chosen = _turns(row["chosen"], "chosen", "assistant")
-    return chosen if chosen[: len(prompt)] == prompt else [*prompt, *chosen]
+    return _joined(prompt, _turns(row["chosen"], "chosen", "assistant"))
 
 
 def _of_dialogue(row: Mapping[str, Any]) -> list[Message]:
-    return split_dialogue(_text(row["chosen"], "chosen"))
+    """Likewise; a prompt may end with the mark of the answer's turn."""
+    chosen, prompt = _text(row["chosen"], "chosen"), _optional(row, "prompt")
+    if not prompt.strip():
+        return split_dialogue(chosen)
+    before = split_dialogue(prompt)
+    if before[-1] == {"role": "assistant", "content": ""}:
+        before.pop()
+    answer: list[Message] = [{"role": "assistant", "content": chosen.strip()}]
+    return _joined(before, split_dialogue(chosen) if _has_turns(chosen) else answer)
+
+
+def _joined(prompt: list[Message], chosen: list[Message]) -> list[Message]:
+    return chosen if chosen[: len(prompt)] == prompt else [*prompt, *chosen]
 
 
 def _of_alpaca(row: Mapping[str, Any]) -> list[Message]:
-    head = [_system(row["system"])] if row.get("system") else []
-    asked = [_text(row["instruction"], "instruction")]
-    if row.get("input"):
-        asked.append(_text(row["input"], "input"))
+    asked = [_text(row["instruction"], "instruction"), _optional(row, "input")]
+    question = "\n\n".join(part for part in asked if part.strip())
     answer = _text(row["output"], "output")
-    return [*head, {"role": "user", "content": "\n\n".join(asked)}, {"role": "assistant", "content": answer}]
+    return [*_system(row), {"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
-def _system(value: Any) -> Message:
-    return {"role": "system", "content": _text(value, "system")}
+def _system(row: Mapping[str, Any]) -> list[Message]:
+    """The system message, if there is one."""
+    text = _optional(row, "system")
+    return [{"role": "system", "content": text}] if text.strip() else []
+
+
+def _optional(row: Mapping[str, Any], key: str) -> str:
+    return "" if row.get(key) is None else _text(row[key], key)
 
 
 _READERS = {
@@ -253,7 +290,7 @@ _READERS = {
 
 def _kind(file: Path) -> str:
     """The suffix, before one of compression."""
-    return Path(file.stem).suffix if file.suffix in SUFFIXES else file.suffix
+    return Path(file.stem if file.suffix in SUFFIXES else file.name).suffix.lower()
 
 
 def _rows(file: Path) -> Iterator[tuple[str, Any]]:
@@ -269,6 +306,8 @@ def _rows(file: Path) -> Iterator[tuple[str, Any]]:
         else:
             yield from _lines(file)
     except (*DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
         raise FormatError(f"{file}: damaged or cut short ({error})") from error
 
 
@@ -298,7 +337,9 @@ def _parse(text: bytes, where: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{where}: no valid JSON ({' '.join(str(error).split())})") from error
+        what = " ".join(str(error).split())
+        expected = "expected one JSON object a line, or a list of them in a .json file"
+        raise FormatError(f"{where}: no valid JSON ({what}); {expected}") from error
 
 
 def _parquet_rows(file: Path) -> Iterator[tuple[str, Any]]:
@@ -312,5 +353,5 @@ def _parquet_rows(file: Path) -> Iterator[tuple[str, Any]]:
             for row in batch.to_pylist():
                 number += 1
                 yield f"{file}, row {number}", row
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise FormatError(f"{file}: no whole Parquet file ({' '.join(str(error).split())})") from error

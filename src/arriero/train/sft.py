@@ -45,7 +45,8 @@ from arriero.train.watch import Pace, RunWatcher
 
 ADAPTER = "adapter"
 """The name of the adapter, and of its folder in the run's."""
-_MICRO_TOKENS = 4096
+_TOKENS, _MICRO_TOKENS = 2048, 4096
+"""Of the longest example, and of a micro-batch, where nothing else is asked for."""
 _SHOWN = 3
 """Held-out prompts that the model answers at each evaluation."""
 _ANSWER_TOKENS = 128
@@ -83,20 +84,19 @@ def prepare(config: SftConfig, world: int = 1) -> Prepared:
     examples, format = read_examples(config.examples.data, config.examples.format)
     loaded = load_model(config.model, device="cpu", dtype="float32")
     tokenizer = _with_template(loaded, config, format)
-    if config.examples.tokens > loaded.context:
-        raise ArrieroError(
-            f"tokens: expected rows within the model's context of {loaded.context}, got {config.examples.tokens}"
-        )
+    size = min(_TOKENS, loaded.context) if config.examples.tokens is None else config.examples.tokens
+    if size > loaded.context:
+        raise ArrieroError(f"tokens: expected rows within the model's context of {loaded.context}, got {size}")
     if config.examples.eval_data:
         held_out, _ = read_examples(config.examples.eval_data, config.examples.format)
     else:
         examples, held_out = split_held_out(examples, config.examples.eval_share, config.seed)
-    size, answers, too_long = config.examples.tokens, config.examples.answers, config.examples.too_long
+    answers, too_long = config.examples.answers, config.examples.too_long
     rows, kept, census = supervise(examples, tokenizer, max_tokens=size, answers=answers, too_long=too_long)
     out, out_kept, _ = supervise(held_out, tokenizer, max_tokens=size, answers=answers, too_long=too_long)
     if not rows:
         raise ArrieroError(
-            f"none of {census.examples} examples is left: the shortest have more than {config.examples.tokens} tokens; "
+            f"none of {census.examples} examples is left: the shortest have more than {size} tokens; "
             "raise --tokens, or give --too-long truncate"
         )
     lengths = [len(row) for row in rows]

@@ -30,8 +30,8 @@ class ExamplesConfig:
     """Chat template instead of the model's own: chatml, llama2, or a file of Jinja text."""
     answers: Answers = "all"
     """Learn all answers of a chat, or the last one."""
-    tokens: int = 2048
-    """Most tokens of an example, and of a packed row."""
+    tokens: int | None = None
+    """Most tokens of an example, and of a packed row; default: 2,048, or the model's context if that is shorter."""
     too_long: TooLong = "drop"
     """What becomes of longer examples: drop, truncate, or error."""
     pack: bool = False
@@ -42,7 +42,7 @@ class ExamplesConfig:
     """Files of examples to measure the loss on, instead of a share."""
 
     def __post_init__(self) -> None:
-        if self.tokens < 2:
+        if self.tokens is not None and self.tokens < 2:
             raise ArrieroError(f"tokens: expected 2 or more, got {self.tokens}")
         if not 0 <= self.eval_share < 1:
             raise ArrieroError(f"eval_share: expected a share from 0 up to 1, got {self.eval_share}")
