@@ -5,6 +5,7 @@ swallow a later turn or lose the token that ends one. What does not fit is treat
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -161,10 +162,12 @@ def pack(lengths: Sequence[int], size: int) -> list[tuple[int, ...]]:
 
 
 def split_held_out(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], list[Example]]:
-    """Examples to train on, and a share held out, at least one; equal prompts are on the same side.
+    """Examples to train on, and about a share held out, at least one; equal prompts are on the same side.
+
+    Which prompts are held out depends on their text and the seed, not on the order of the examples.
 
     Raises:
-        ArrieroError: all have one prompt, or the share leaves nothing to train on.
+        ArrieroError: all have one prompt, so that nothing would be left to train on.
     """
     if not share:
         return list(examples), []
@@ -172,20 +175,19 @@ def split_held_out(examples: Sequence[Example], share: float, seed: int) -> tupl
     def place(prompt: str) -> bytes:
         return hashlib.blake2b(f"{seed}/{prompt}".encode(), digest_size=8).digest()
 
-    by_prompt: dict[str, int] = {}
-    for example in examples:
-        by_prompt[_prompt(example)] = by_prompt.get(_prompt(example), 0) + 1
-    wanted, held, out = max(1, round(share * len(examples))), 0, set()
-    for prompt in sorted(by_prompt, key=place):
-        if held >= wanted:
-            break
-        held += by_prompt[prompt]
-        out.add(prompt)
+    counts = Counter(map(_prompt, examples))
+    order = sorted(counts, key=place)
+    wanted, held, out = min(round(share * len(examples)), len(examples) - 1), 0, set[str]()
+    for prompt in order:
+        if held + counts[prompt] <= wanted:  # one that is asked too often must not take the training's examples along
+            held += counts[prompt]
+            out.add(prompt)
+    out = out or {min(order, key=counts.__getitem__)}
     training = [example for example in examples if _prompt(example) not in out]
     if not training:
         raise ArrieroError(
-            f"eval_share: {share:g} of {len(examples)} examples leaves none to train on: give more examples, "
-            "--eval-share 0, or --eval-data"
+            f"eval_share: expected examples of two prompts or more, to hold one out, got {len(examples)} of one: give "
+            "more examples, --eval-share 0, or --eval-data"
         )
     return training, [example for example in examples if _prompt(example) in out]
 
