@@ -70,7 +70,7 @@ def sft(config: SftCommand) -> int:
 def show(prepared: "Prepared") -> None:
     """The first example as the model will see it, and the counts, on the error stream."""
     census, out = prepared.census, console(error=True)
-    out.print(f"format: {prepared.format} ({census.examples:,} examples)")
+    out.print(f"format: {prepared.format} ({census.examples:,} examples to train on)")
     out.print("the first example; what the model learns to say is green:")
     out.print(_coloured(prepared))
     table = Table(box=None, show_header=False, pad_edge=False)

@@ -58,12 +58,18 @@ class ExampleBatches:
         digest = hashlib.blake2b(digest_size=12)
         for example in examples:
             digest.update(example.ids.tobytes() + b"/" + example.learnt.tobytes())
+        digest.update(repr(list(units)).encode())
         self._fingerprint = digest.hexdigest()
 
     @property
     def steps_per_epoch(self) -> int:
         """Steps of the optimizer in which every unit is seen once."""
-        return -(-len(self._units) // (self._rows * self._accumulation * self._world))
+        return -(-len(self._units) // self._batch)
+
+    @property
+    def _batch(self) -> int:
+        """Units of a step, on all ranks together."""
+        return self._rows * self._accumulation * self._world
 
     def __iter__(self) -> Self:
         return self
@@ -100,20 +106,31 @@ class ExampleBatches:
         return sum(len(self._examples[i]) for i in examples)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position, the same on every rank, between two micro-batches."""
-        return {"fingerprint": self._fingerprint, "seed": self._seed, "epoch": self._epoch, "done": self._done}
+        """The position, the same on every rank."""
+        step, micro_batch = divmod(self._done, self._accumulation)
+        return {
+            "fingerprint": self._fingerprint,
+            "seed": self._seed,
+            "batch": self._batch,
+            "epoch": self._epoch,
+            "step": step,
+            "micro_batch": micro_batch,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on at a saved position.
+        """Go on at a saved position; between two steps, on any number of ranks and with any rows of a micro-batch.
 
         Raises:
-            ArrieroError: it is one of other examples or of another seed.
+            ArrieroError: it is one of other examples, of another seed or of steps with another number of units.
         """
-        for name, own in (("fingerprint", self._fingerprint), ("seed", self._seed)):
-            if state[name] != own:
-                what = "the examples" if name == "fingerprint" else "the seed"
-                raise ArrieroError(f"resume: {what} are not those that the run began with; choose another folder")
-        self._epoch, self._done = int(state["epoch"]), int(state["done"])
+        own = {"fingerprint": self._fingerprint, "seed": self._seed, "batch": self._batch}
+        named = {"fingerprint": "the examples", "seed": "the seed", "batch": "the examples a step"}
+        for name, value in own.items():
+            if state[name] != value:
+                raise ArrieroError(
+                    f"resume: {named[name]} are not those that the run began with; choose another folder"
+                )
+        self._epoch, self._done = state["epoch"], state["step"] * self._accumulation + state["micro_batch"]
 
 
 class EvaluationBatches:

@@ -278,13 +278,14 @@ def _watcher(config: SftConfig, folder: RunFolder, model: Llama, prepared: Prepa
         world=layout.data_world,
         multiple=config.parallel.tensor,
     )
-    prompts = _prompts(config, prepared)
+    prompts, words = _prompts(config, prepared), prepared.tokenizer
+    speak = speaker(model, words, prompts, layout, max_tokens=_ANSWER_TOKENS) if prompts else None
     return RunWatcher(
         RunLog(folder.path, config.trackers) if layout.is_main else None,
         Pace(steps=prepared.loop.steps, batch_tokens=None, flops_per_token=0.0, peak_flops=None),
         meter=EnergyMeter(devices=layout.world) if layout.is_main else None,
         validate=(lambda: evaluate(model, batches, layout)) if prepared.held_out else None,
-        sample=speaker(model, prepared.tokenizer, prompts, layout, max_tokens=_ANSWER_TOKENS) if prompts else None,
+        sample=speak,
     )
 
 
