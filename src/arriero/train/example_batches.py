@@ -124,12 +124,9 @@ class ExampleBatches:
             ArrieroError: it is one of other examples, of another seed or of steps with another number of units.
         """
         own = {"fingerprint": self._fingerprint, "seed": self._seed, "batch": self._batch}
-        named = {"fingerprint": "the examples", "seed": "the seed", "batch": "the examples a step"}
-        for name, value in own.items():
-            if state[name] != value:
-                raise ArrieroError(
-                    f"resume: {named[name]} are not those that the run began with; choose another folder"
-                )
+        named = {"fingerprint": "the examples", "seed": "the seed", "batch": "the number of examples a step"}
+        if differing := [named[name] for name, value in own.items() if state[name] != value]:
+            raise ArrieroError(f"resume: {differing[0]} changed since the run began; choose another folder")
         self._epoch, self._done = state["epoch"], state["step"] * self._accumulation + state["micro_batch"]
 
 
