@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from arriero.model.source import load_model
+from arriero.train.trained import load_trained
 
 SHORT = ("--steps", "2", "--batch", "4", "--tokens", "128", "--eval-share", "0.25", "--samples", "hi")
 
@@ -70,6 +71,7 @@ def test_what_comes_out_is_a_model_source(run, tiny_model, data, tmp_path, metho
     assert facts["end"] == "finished"
     assert load_model(facts["made"]).tokenizer.chat_template is not None
     assert run("generate", "hi", "--model", facts["made"], "--max-tokens", "4").code == 0
+    assert load_trained(str(tmp_path / "run")).name.endswith("adapter" if method == "lora" else "model")
     assert run("report", tmp_path / "run").code == 0
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "tokens with a loss" in page

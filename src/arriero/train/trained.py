@@ -29,11 +29,23 @@ def load_trained(source: str, *, device: str = "auto", dtype: DTypeName = "auto"
         return _load(RunFolder(path.resolve().parents[1]), path, device, dtype)
     folder = RunFolder(path)
     if folder.config_path.is_file() and not (path / "config.json").is_file():
+        if read_settings(folder.config_path).get("method") is not None:
+            return _load_tuned(folder, device, dtype)
         checkpoint = latest_checkpoint(folder.checkpoints)
         if checkpoint is None:
             raise NotFoundError(f"{path} is a run without a checkpoint yet: train on, or name another model")
         return _load(folder, checkpoint, device, dtype)
     return load_model(source, device=device, dtype=dtype)
+
+
+def _load_tuned(folder: RunFolder, device: str, dtype: DTypeName) -> LoadedModel:
+    """What a finished run of fine-tuning made: its best adapter, or its best model."""
+    for made in (folder.path / "adapter", folder.model):
+        if made.is_dir():
+            return load_model(str(made), device=device, dtype=dtype)
+    raise NotFoundError(
+        f"{folder.path} is a fine-tuning run that is not finished: go on with it, or name another model"
+    )
 
 
 @torch.no_grad()
