@@ -82,6 +82,46 @@ def test_the_logits_of_all_tokens_never_exist():
     assert seen.numel <= weight.numel()
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 5, None])
+@pytest.mark.parametrize("learnt", [[], [0], [8], [0, 4, 5, 8], range(9)])
+def test_wherever_the_tokens_without_a_loss_lie_the_rest_is_as_on_whole_logits(learnt, chunk):
+    hidden, weight, targets = random_call(9, dtype=torch.float32)
+    masked = torch.full_like(targets, IGNORED)
+    masked[list(learnt)] = targets[list(learnt)]
+    factors = torch.arange(9) / 4
+    total, losses = cross_entropy(hidden, weight, masked, factors, chunk=chunk)
+    exact = hidden.detach().double().requires_grad_(), weight.detach().double().requires_grad_()
+    each = F.cross_entropy(exact[0] @ exact[1].T, masked, reduction="none")
+    torch.testing.assert_close(losses.double(), each.detach(), rtol=1e-5, atol=1e-6)
+    got = torch.autograd.grad(total, (hidden, weight))
+    wanted = torch.autograd.grad((each * factors).sum(), exact)
+    for gradient, right in zip(got, wanted, strict=True):
+        torch.testing.assert_close(gradient.double(), right, rtol=1e-5, atol=1e-5)
+    assert (got[0][masked == IGNORED] == 0).all()
+
+
+def test_tokens_without_a_loss_get_no_logits():
+    hidden, weight, targets = random_call(64, vocabulary=1000, dtype=torch.float32)
+    weight.requires_grad_(False)
+    targets[5:60] = IGNORED
+    with LargestTensor() as seen:
+        cross_entropy(hidden, weight, targets)[0].backward()
+    assert seen.numel == 9 * 1000
+
+
+def test_what_stands_at_tokens_without_a_loss_does_not_matter():
+    hidden, weight, targets = random_call(6, dtype=torch.float32)
+    targets[2:4] = IGNORED
+    total, losses = cross_entropy(hidden, weight, targets)
+    spoilt = hidden.detach().clone()
+    spoilt[2:4] = torch.nan
+    again, losses_again = cross_entropy(spoilt.requires_grad_(), weight, targets)
+    assert torch.equal(total, again)
+    assert torch.equal(losses, losses_again)
+    for gradient in torch.autograd.grad(again, (spoilt, weight)):
+        assert gradient.isfinite().all()
+
+
 def test_no_tokens_have_no_loss():
     hidden, weight, targets = random_call(0, dtype=torch.float32)
     total, losses = cross_entropy(hidden, weight, targets)

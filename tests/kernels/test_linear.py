@@ -64,6 +64,36 @@ def test_gradients_are_computed_for_what_needs_them_only():
     torch.testing.assert_close(bias.grad, torch.full((7,), 6.0))
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_frozen_weight_s_gradients_are_those_of_float64(shape, biased):
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(shape, requires_grad=True), torch.randn(7, 5), torch.randn(7, requires_grad=True)
+    inputs = (x, bias) if biased else (x,)
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    upstream = torch.randn(*shape[:-1], 7)
+    got = torch.autograd.grad(linear(x, weight, bias if biased else None), inputs, upstream)
+    product = F.linear(exact[0], weight.double(), exact[1] if biased else None)
+    wanted = torch.autograd.grad(product, exact, upstream.double())
+    for gradient, right in zip(got, wanted, strict=True):
+        torch.testing.assert_close(gradient.double(), right, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_the_input_is_kept_for_a_weight_that_learns_only(learns):
+    x, weight = torch.randn(16, 5, requires_grad=True), torch.randn(7, 5, requires_grad=learns)
+    kept: list[int] = []
+
+    def keep(tensor):
+        kept.append(tensor.data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        linear(x, weight)
+    assert weight.data_ptr() in kept
+    assert (x.data_ptr() in kept) == learns
+
+
 def test_expanded_and_transposed_gradients_are_taken_as_they_come():
     x, weight = torch.randn(4, 3, 5, requires_grad=True), torch.randn(7, 5, requires_grad=True)
     got = torch.autograd.grad(linear(x, weight).transpose(0, 1).sum(), (x, weight))
