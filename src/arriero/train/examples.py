@@ -84,7 +84,7 @@ def read_examples(paths: Sequence[Path], format: Format | Literal["auto"] = "aut
     examples: list[Example] = []
     found: Format | None = None if format == "auto" else format
     for file in find_files(paths):
-        for where, row in _rows(file):
+        for where, row in read_rows(file):
             found = found or _detect(row, where)
             examples.append(read_row(row, found, where))
     if found is None:
@@ -216,7 +216,7 @@ def _list(value: Any, name: str) -> list[Any]:
     return value
 
 
-def _turns(value: Any, name: str, role: str) -> list[Message]:
+def read_turns(value: Any, name: str, role: str) -> list[Message]:
     """A list of messages, or a text as one message of `role`."""
     if isinstance(value, list):
         return [_message(message) for message in _list(value, name)]
@@ -234,15 +234,15 @@ def _of_sharegpt(row: Mapping[str, Any]) -> list[Message]:
 
 
 def _of_completion(row: Mapping[str, Any]) -> list[Message]:
-    return [*_turns(row["prompt"], "prompt", "user"), *_turns(row["completion"], "completion", "assistant")]
+    return [*read_turns(row["prompt"], "prompt", "user"), *read_turns(row["completion"], "completion", "assistant")]
 
 
 def _of_preference(row: Mapping[str, Any]) -> list[Message]:
     """With a prompt of its own, or one that `chosen` begins with."""
     if row.get("prompt") is None and isinstance(row["chosen"], str):
         raise _Wrong("a text as 'chosen' without a 'prompt' that it answers")
-    prompt = [] if row.get("prompt") is None else _turns(row["prompt"], "prompt", "user")
-    return _joined(prompt, _turns(row["chosen"], "chosen", "assistant"))
+    prompt = [] if row.get("prompt") is None else read_turns(row["prompt"], "prompt", "user")
+    return _joined(prompt, read_turns(row["chosen"], "chosen", "assistant"))
 
 
 def _of_dialogue(row: Mapping[str, Any]) -> list[Message]:
@@ -293,7 +293,7 @@ def _kind(file: Path) -> str:
     return Path(file.stem if file.suffix in SUFFIXES else file.name).suffix.lower()
 
 
-def _rows(file: Path) -> Iterator[tuple[str, Any]]:
+def read_rows(file: Path) -> Iterator[tuple[str, Any]]:
     """Each row, with the place to name in a message."""
     kind = _kind(file)
     if kind not in _KINDS:
