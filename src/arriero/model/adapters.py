@@ -6,6 +6,7 @@ modules that they change (`guests.py`). `lora.py` has the mathematics of one mat
 O outputs, C inputs, R ranks of several adapters together.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -75,7 +76,9 @@ class Adapters:
             kind = LowRankEmbedding if isinstance(host, nn.Embedding) else LowRank
             _check_kind(module, kind, config)
             outputs, inputs = weight.shape
-            change = kind(inputs, outputs, config.rank_of(names), config.scale_of(names), dropout=config.dropout)
+            if (rank := config.rank_of(names)) > min(outputs, inputs):
+                raise ArrieroError(f"rank of {module}: expected at most {min(outputs, inputs)}, its side, got {rank}")
+            change = kind(inputs, outputs, rank, config.scale_of(names), dropout=config.dropout)
             change.start(weight.detach().to("cpu"), config, generator)
             changes[module] = change
         for module in whole:
@@ -92,11 +95,13 @@ class Adapters:
         Raises:
             ArrieroError: the name is taken or no name, or there is no such module.
         """
-        self._check_unmerged("add an adapter")
-        if not name.replace("-", "_").isidentifier() or hasattr(nn.ModuleDict, name):
+        self.check_unmerged("add an adapter")
+        if not re.fullmatch(r"[\w-]+", name) or hasattr(Guests(self.switch), name):
             raise ArrieroError(f"adapter '{name}': expected a name of letters, digits, - and _, none of PyTorch's own")
         if name in self.configs:
             raise ArrieroError(f"there is an adapter '{name}' already: choose another name, or remove it first")
+        if unknown := [module for module in changes if module not in self.names]:
+            raise ArrieroError(f"adapter '{name}': the model has no module {unknown[0]}")
         for module, change in changes.items():
             host = self.model.get_submodule(module)
             guests = getattr(host, "adapters", None)
@@ -106,15 +111,17 @@ class Adapters:
                 guests.train(host.training)
             weight = cast(Tensor, host.weight)
             guests[name] = change.to(weight.device).requires_grad_(False).train(host.training)
+            guests.forget_stack()
         self.configs[name] = config
 
     def remove(self, name: str) -> None:
         """Forget an adapter."""
         self.check(name)
-        self._check_unmerged("remove an adapter")
+        self.check_unmerged("remove an adapter")
         for host, guests in list(self._hosts()):
             if name in guests:
                 del guests[name]
+                guests.forget_stack()
             if not len(guests):
                 assert guests.handle is not None
                 guests.handle.remove()
@@ -127,7 +134,7 @@ class Adapters:
         """Switch one adapter on, or none: the base as it was, bit for bit."""
         if name is not None:
             self.check(name)
-        self._check_unmerged("switch adapters")
+        self.check_unmerged("switch adapters")
         self.switch.active = name
 
     @contextmanager
@@ -135,7 +142,7 @@ class Adapters:
         """Inside, each row of a batch has its own adapter, or none."""
         for name in {row for row in rows if row is not None}:
             self.check(name)
-        self._check_unmerged("mix adapters")
+        self.check_unmerged("mix adapters")
         before, self.switch.rows = self.switch.rows, tuple(rows)
         try:
             yield
@@ -170,7 +177,7 @@ class Adapters:
         Raises:
             ArrieroError: something is merged already, or the adapter cannot be taken in part.
         """
-        self._check_unmerged("merge an adapter")
+        self.check_unmerged("merge an adapter")
         changes = self.changes(name)
         if share != 1 and any(isinstance(x, Whole) or x.magnitude is not None for x in changes.values()):
             raise ArrieroError(f"adapter '{name}' replaces matrices or their lengths: it can only be merged whole")
@@ -225,6 +232,8 @@ class Adapters:
         Raises:
             ArrieroError: a part has DoRA or whole matrices, whose changes do not add up.
         """
+        if not shares or (rank is not None and rank < 1):
+            raise ArrieroError("expected shares of one adapter or more, and a rank of 1 or more")
         parts = {part: self.changes(part) for part in shares}
         if any(isinstance(x, Whole) or x.magnitude is not None for changes in parts.values() for x in changes.values()):
             raise ArrieroError("adapters with DoRA or with whole matrices cannot be combined: their changes do not add")
@@ -273,7 +282,8 @@ class Adapters:
             known = ", ".join(self.configs) or "none"
             raise NotFoundError(f"there is no adapter '{name}'{did_you_mean(name, self.configs)}: there is {known}")
 
-    def _check_unmerged(self, wanted: str) -> None:
+    def check_unmerged(self, wanted: str) -> None:
+        """Raises ArrieroError where an adapter is merged; `wanted` says what cannot be done then."""
         if self.switch.merged:
             raise ArrieroError(f"an adapter is merged into the weights: unmerge it before you {wanted}")
 

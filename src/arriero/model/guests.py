@@ -48,8 +48,7 @@ class Guests(nn.ModuleDict):
         """The module's output y (B, …, O) as the adapters that are on change it."""
         switch = self.switch
         if switch.merged:
-            if self.training and torch.is_grad_enabled() and any(x.requires_grad for x in self.parameters()):
-                raise ArrieroError("an adapter is merged into the weights: unmerge it before training")
+            self._check_not_in_training()
             return y
         if switch.rows is not None:
             return self._mix(host, inputs[0], y, switch.rows)
@@ -67,13 +66,26 @@ class Guests(nn.ModuleDict):
         weight, change = weight_of(host), self.on
         if self.switch.rows is not None:
             raise ArrieroError("the loss of a batch with several adapters is not defined: activate one")
-        if self.switch.merged or change is None:
+        if self.switch.merged:
+            self._check_not_in_training()
+            return weight
+        if change is None:
             return weight
         if isinstance(change, Whole):
-            return change.weight
+            return change.weight.to(weight.dtype)
         a, b = change.factors()
-        changed = weight + change.scale * (b @ a).to(weight.dtype)
-        return changed if change.magnitude is None else changed * change.stretch(weight)[:, None]
+        changed = weight + change.scale * (b @ a)
+        if change.magnitude is not None:
+            changed = changed * change.stretch(weight)[:, None]
+        return changed.to(weight.dtype)
+
+    def forget_stack(self) -> None:
+        """Drop what `_stack` keeps, because the adapters here are others."""
+        self._stacked = None
+
+    def _check_not_in_training(self) -> None:
+        if self.training and torch.is_grad_enabled() and any(x.requires_grad for x in self.parameters()):
+            raise ArrieroError("an adapter is merged into the weights: unmerge it before training")
 
     def _mix(self, host: nn.Module, x: Tensor, y: Tensor, rows: tuple[str | None, ...]) -> Tensor:
         if len(rows) != len(y):
@@ -83,8 +95,8 @@ class Guests(nn.ModuleDict):
             return y
         if not torch.is_grad_enabled() and all(_is_plain(self[name]) for name in present):
             a, b, mask = self._stack(present, rows)  # (R, C), (O, R), (B, R)
-            low = linear(x, a) * mask.view(len(y), *[1] * (x.dim() - 2), -1)  # (B, …, R)
-            return y + linear(low, b)
+            low = linear(x.to(a.dtype), a) * mask.view(len(y), *[1] * (x.dim() - 2), -1)  # (B, …, R)
+            return (y + linear(low, b)).to(y.dtype)
         parts = y.clone()
         for name in present:
             own = torch.tensor([i for i, row in enumerate(rows) if row == name], device=y.device)

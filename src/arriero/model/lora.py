@@ -98,13 +98,11 @@ class LowRank(nn.Module):
         Args:
             inputs: C.
             outputs: O.
-            rank: r, at most the smaller of both.
+            rank: r.
             scale: s.
             dropout: share of the inputs left out in training.
         """
         super().__init__()
-        if rank > min(inputs, outputs):
-            raise ArrieroError(f"rank: expected at most {min(inputs, outputs)}, the matrix's smaller side, got {rank}")
         self.a = nn.Parameter(torch.empty(rank, inputs))
         self.b = nn.Parameter(torch.empty(outputs, rank))
         self.magnitude: nn.Parameter | None = None
@@ -170,15 +168,18 @@ class LowRank(nn.Module):
             rows = weight.float()
             crossed = (b * linear(rows, a)).sum(1)  # (O,)
             squared = (b * (b @ (a @ a.T))).sum(1)  # (O,)
-            length = (rows.square().sum(1) + 2 * self.scale * crossed + self.scale**2 * squared).sqrt()
+            squared = rows.square().sum(1) + 2 * self.scale * crossed + self.scale**2 * squared
+            length = squared.clamp(min=1e-30).sqrt()  # a row of zeros stays one
         return self.magnitude / length.to(self.magnitude.dtype)
 
     def forward(self, x: Tensor, y: Tensor, host: nn.Module) -> Tensor:
-        """W' x for x (…, C), given y = W x (…, O) and the module that holds W."""
+        """W' x for x (…, C), given y = W x (…, O) and the module that holds W; in y's dtype, computed in A's."""
         a, b = self.factors()
-        low = linear(F.dropout(x, self.dropout, self.training), a)  # (…, r)
-        y = y + linear(low * self.scale, b)  # (…, O)
-        return y if self.magnitude is None else y * self.stretch(weight_of(host))
+        low = linear(F.dropout(x, self.dropout, self.training).to(a.dtype), a)  # (…, r)
+        changed = y + linear(low * self.scale, b)  # (…, O)
+        if self.magnitude is not None:
+            changed = changed * self.stretch(weight_of(host))
+        return changed.to(y.dtype)
 
     @torch.no_grad()
     def _start_from_singular_vectors(self, weight: Tensor) -> None:
@@ -198,7 +199,7 @@ class LowRankEmbedding(LowRank):
     def forward(self, x: Tensor, y: Tensor, host: nn.Module) -> Tensor:
         """The embeddings of ids x (…), given those of W, y (…, O)."""
         a, b = self.factors()
-        return y + linear(F.embedding(x, a.T) * self.scale, b)
+        return (y + linear(F.embedding(x, a.T) * self.scale, b)).to(y.dtype)
 
 
 class Whole(nn.Module):
@@ -222,7 +223,7 @@ class WholeLinear(Whole):
 
     def forward(self, x: Tensor, y: Tensor, host: nn.Module) -> Tensor:
         """W' x for x (…, C)."""
-        return linear(x, self.weight)
+        return linear(x.to(self.weight.dtype), self.weight).to(y.dtype)
 
 
 class WholeEmbedding(Whole):
@@ -234,7 +235,7 @@ class WholeEmbedding(Whole):
 
     def forward(self, x: Tensor, y: Tensor, host: nn.Module) -> Tensor:
         """The embeddings of ids x (…)."""
-        return F.embedding(x, self.weight)
+        return F.embedding(x, self.weight).to(y.dtype)
 
 
 def truncate(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor]:

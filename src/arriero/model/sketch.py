@@ -46,9 +46,9 @@ def compare_sketch(model: Llama, saved: str, made_for: str) -> None:
     own = sketch(model)
     try:
         other = [float(value) for value in json.loads(saved)]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ArrieroError(f"{made_for}: the sketch of its base is damaged") from error
-    if len(other) != len(own) or _cosine(own, other) < _LEAST_COSINE:
+    if len(other) != len(own) or not _cosine(own, other) >= _LEAST_COSINE:
         raise ArrieroError(f"{made_for}: their weights differ; give the adapter its own base")
 
 

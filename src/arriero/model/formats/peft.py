@@ -24,7 +24,7 @@ from arriero.model.adapters import Adapters
 from arriero.model.formats.hf_config import read_json
 from arriero.model.guests import Change
 from arriero.model.lora import LoraConfig, LowRank, LowRankEmbedding, Whole, WholeEmbedding, WholeLinear, weight_of
-from arriero.model.quantised import Quantisation
+from arriero.model.quantised import Quantisation, QuantisedLinear
 from arriero.model.sketch import compare_sketch, sketch
 from arriero.model.transformer import Llama
 
@@ -37,6 +37,7 @@ _LEAVES = {
     "lora_embedding_A": "a",
     "lora_embedding_B": "b",
     "lora_magnitude_vector": "magnitude",
+    "base_layer.weight": "base",
     "weight": "whole",
 }
 _REFUSED = {
@@ -52,6 +53,8 @@ _REFUSED = {
     "arrow_config": (None,),
     "monteclora_config": (None,),
     "velora_config": (None,),
+    "kasa_config": (None,),
+    "ensure_weight_tying": (False, None),
 }
 """Settings that give the tensors another meaning, and the values without which they do not."""
 
@@ -82,8 +85,12 @@ def save_peft(model: Llama, name: str, folder: Path, *, base: str, quantised: st
     Args:
         base: the model source that the adapter is for.
         quantised: to what the base was quantised while the adapter was trained.
+
+    Raises:
+        ArrieroError: there is no such adapter, or one is merged into the weights, which are not the base's then.
     """
     adapters = Adapters.of(model)
+    adapters.check_unmerged("save one")
     changes = {adapters.names[module][1]: change for module, change in adapters.changes(name).items()}
     tensors: dict[str, Tensor] = {}
     for module, change in changes.items():
@@ -133,10 +140,13 @@ def load_peft(model: Llama, folder: Path, name: str, *, base: str = "this model"
     made_for = f"{folder} was made for {told_base}, and this is {base}"
     if not force and "base_sketch" in metadata:
         compare_sketch(model, metadata["base_sketch"], made_for)
-    changes = {
-        module: _change(model.get_submodule(module), parts, config, adapters.names[module], made_for)
-        for module, parts in own.items()
-    }
+    changes = {}
+    for module, parts in own.items():
+        host, names = model.get_submodule(module), adapters.names[module]
+        if (copy := parts.pop("base", None)) is not None:
+            _check_copy(copy, cast(Tensor, host.weight), names[1], made_for)
+        if parts:
+            changes[module] = _change(host, parts, config, names, made_for)
     adapters.insert(name, config, changes)
 
 
@@ -144,25 +154,40 @@ def _change(
     host: nn.Module, parts: Mapping[str, Tensor], config: LoraConfig, names: tuple[str, str], made_for: str
 ) -> Change:
     """One module's change out of its tensors."""
-    module, weight = names[1], weight_of(host)
+    module = names[1]
     embedding = isinstance(host, nn.Embedding)
+    if not isinstance(host, (nn.Linear, nn.Embedding, QuantisedLinear)):
+        raise FormatError(f"{made_for}: module {module} is a norm, which adapters do not change here")
     if "whole" in parts:
-        _check_shape(parts["whole"], tuple(cast(Tensor, host.weight).shape), module, made_for)
+        if len(parts) > 1:
+            raise FormatError(f"{made_for}: module {module} is changed by LoRA and trained whole at once")
+        _check_shape(parts["whole"], tuple(host.weight.shape), module, made_for)
         return (WholeEmbedding if embedding else WholeLinear)(parts["whole"])
     if not {"a", "b"} <= parts.keys():
         raise FormatError(f"{made_for}: module {module} has only one of its two matrices")
-    outputs, inputs = weight.shape
-    rank = len(parts["a"])
+    if embedding and "magnitude" in parts:
+        raise FormatError(f"{made_for}: module {module}: an embedding with use_dora is not supported")
+    if config.dora != ("magnitude" in parts) and not embedding:
+        told = "has no" if config.dora else "has a"
+        raise FormatError(f"{made_for}: module {module} {told} lora_magnitude_vector: use_dora says otherwise")
+    outputs, inputs = weight_of(host).shape
+    rank = config.rank_of(names)
     _check_shape(parts["a"], (rank, inputs), module, made_for)
     _check_shape(parts["b"], (outputs, rank), module, made_for)
-    alpha = config.alpha_of(names)
-    scale = alpha / (math.sqrt(rank) if config.rslora else rank)
-    change = (LowRankEmbedding if embedding else LowRank)(inputs, outputs, rank, scale, dropout=config.dropout)
+    kind = LowRankEmbedding if embedding else LowRank
+    change = kind(inputs, outputs, rank, config.scale_of(names), dropout=config.dropout)
     change.a.data, change.b.data = parts["a"].float(), parts["b"].float()
     if "magnitude" in parts:
         _check_shape(parts["magnitude"], (outputs,), module, made_for)
         change.magnitude = nn.Parameter(parts["magnitude"].float())
     return change
+
+
+def _check_copy(copy: Tensor, weight: Tensor, module: str, made_for: str) -> None:
+    """Whether the copy of the base's own matrix, which `peft` adds to an adapter of the embedding, is this base's."""
+    bound = 0.02 * weight.float().abs().max()  # more than bf16's rounding
+    if copy.shape != weight.shape or not ((copy.float() - weight.detach().cpu().float()).abs() <= bound).all():
+        raise ArrieroError(f"{made_for}: the file's copy of {module} has other weights; give the adapter its own base")
 
 
 def _check_shape(tensor: Tensor, shape: tuple[int, ...], module: str, made_for: str) -> None:
@@ -201,7 +226,7 @@ def _config_of(adapters: Adapters, changes: Mapping[str, Change], config: LoraCo
         "lora_alpha": alpha,
         "lora_dropout": config.dropout,
         "target_modules": _short(low_rank, adapters),
-        "modules_to_save": sorted(m.rpartition(".")[2] for m in changes if m not in low_rank) or None,
+        "modules_to_save": _short({m: change for m, change in changes.items() if m not in low_rank}, adapters) or None,
         "rank_pattern": {module: value for module, value in ranks.items() if value != rank},
         "alpha_pattern": {module: value for module, value in alphas.items() if value != alpha},
         "use_rslora": config.rslora,
@@ -236,7 +261,7 @@ def _read_config(folder: Path, settings: Mapping[str, Any]) -> LoraConfig:
         if settings.get(key) not in (*plain, plain[0]):
             raise FormatError(f"{file}: {key} = {settings[key]!r} is not supported: expected {plain[0]!r}")
     start = settings.get("init_lora_weights", True)
-    if isinstance(start, str) and start.startswith(("pissa", "olora", "corda", "loftq", "lora_ga")):
+    if isinstance(start, str) and start.lower().startswith(("pissa", "olora", "corda", "loftq", "lora_ga")):
         raise FormatError(
             f"{file}: init_lora_weights = {start!r} means a base with other weights: save it with peft's "
             "path_initial_model_for_weight_conversion"
