@@ -73,12 +73,15 @@ def split_model(model: Llama, mesh: DeviceMesh, *, sequence: bool) -> None:
     for name in ("attention.wq", "attention.wk", "attention.wv", "feed_forward.w1", "feed_forward.w3"):
         block[name] = ColwiseParallel()
     plan |= {f"layers.{i}.{name}": style for i in range(model.config.n_layers) for name, style in block.items()}
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     guests = _set_adapters_aside(model, plan)
     parallelize_module(model, mesh, plan)
     for name, own in guests.items():
         model.get_submodule(name).adapters = own
         _split_adapters(own, mesh, by_output=isinstance(plan[name], ColwiseParallel))
     model.tie_weights()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)  # PyTorch's style for the norms makes parameters that learn
 
     def loss(
         self: Llama,
