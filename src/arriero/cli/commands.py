@@ -45,6 +45,10 @@ COMMANDS: dict[str, Command] = {
     "adapter export": Command("arriero.cli.adapter:export", "Write an adapter for llama.cpp (GGUF) or PEFT"),
     "adapter list": Command("arriero.cli.adapter:list_adapters", "List the adapters in a folder"),
     "adapter compare": Command("arriero.cli.adapter_compare:compare", "Let adapters or models answer, side by side"),
+    "align import": Command("arriero.cli.align:import_files", "Take in preferences that others collected"),
+    "align export": Command("arriero.cli.align:export_files", "Write preferences for other tools"),
+    "align stats": Command("arriero.cli.align:stats", "Count preferences, and measure how far annotators agree"),
+    "align annotate": Command("arriero.cli.align:annotate", "Judge pairs of responses in the terminal"),
     "kernels check": Command("arriero.cli.kernels:check", "Hold every attention implementation against the reference"),
     "kernels bench": Command("arriero.cli.kernels_bench:bench", "Measure attention: time and memory, beside PyTorch's"),
     "kernels io": Command(
@@ -57,6 +61,7 @@ GROUPS = {
     "corpus": "LLaMA's data pipeline: seven kinds of source, and folders of your own",
     "tokenizer": "Train tokenizers, and measure how well they fit",
     "model": "Bring, inspect and export models",
+    "align": "Human preferences: which of two responses is better",
     "adapter": "Merge, export, list and compare LoRA adapters",
     "kernels": "Check and measure the attention kernels",
 }

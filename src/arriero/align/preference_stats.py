@@ -1,0 +1,118 @@
+"""What a collection of preferences is like, as Llama 2's Table 6 counts it, and how far its annotators agree."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import get_args
+
+from arriero.align.preferences import Comparison, Degree, Safety
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceStats:
+    """One source's comparisons: a row of Llama 2's Table 6."""
+
+    source: str
+    comparisons: int
+    turns: float
+    """Mean messages of a dialogue, the response included."""
+    example_tokens: float
+    """Mean tokens of prompt and response together."""
+    prompt_tokens: float
+    response_tokens: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How far annotators agree on which response is better, over pairs that several judged."""
+
+    pairs: int
+    """Judged by two annotators or more."""
+    share: float | None
+    """Of pairs of judgements that agree; None where no pair was judged twice."""
+    kappa: float | None
+    """Cohen's κ with pooled margins (Scott's π): agreement beyond chance; None where chance explains all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceStats:
+    """A whole collection."""
+
+    sources: list[SourceStats]
+    total: SourceStats
+    degrees: dict[str, int]
+    """Judgements by degree; `untold` for those without."""
+    safety: dict[str, int]
+    """Judgements by bin, likewise."""
+    flagged: int
+    """Judgements that prefer the unsafe response to a safe one, left out of training."""
+    first_chosen: float
+    """Share of judgements for the first response: 0.5 where its place says nothing."""
+    longer_chosen: float
+    """Share of judgements for the longer response."""
+    agreement: Agreement
+
+
+def measure_preferences(comparisons: Iterable[Comparison], count_tokens: Callable[[str], int]) -> PreferenceStats:
+    """Count a collection.
+
+    Args:
+        comparisons: the flagged ones too.
+        count_tokens: tokens of a text.
+    """
+    judged = list(comparisons)
+    by_source: dict[str, list[Comparison]] = {}
+    for comparison in judged:
+        by_source.setdefault(comparison.pair.source, []).append(comparison)
+    decided = [c for c in judged if len(c.chosen.text) != len(c.rejected.text)]
+    longer = sum(len(c.chosen.text) > len(c.rejected.text) for c in decided)
+    return PreferenceStats(
+        sources=[_measure(source, own, count_tokens) for source, own in sorted(by_source.items())],
+        total=_measure("all", judged, count_tokens),
+        degrees=_spread([c.judgement.degree for c in judged], get_args(Degree)),
+        safety=_spread([c.judgement.safety for c in judged], get_args(Safety)),
+        flagged=sum(c.judgement.flagged for c in judged),
+        first_chosen=_share(sum(c.judgement.choice == 1 for c in judged), len(judged)),
+        longer_chosen=_share(longer, len(decided)),
+        agreement=measure_agreement(judged),
+    )
+
+
+def measure_agreement(comparisons: Iterable[Comparison]) -> Agreement:
+    """Agreement over all pairs of judgements of one pair of responses."""
+    choices: dict[int, list[int]] = {}
+    for comparison in comparisons:
+        choices.setdefault(comparison.pair.id, []).append(comparison.judgement.choice)
+    several = [own for own in choices.values() if len(own) > 1]
+    both = [pair for own in several for pair in combinations(own, 2)]
+    if not both:
+        return Agreement(pairs=0, share=None, kappa=None)
+    share = sum(one == other for one, other in both) / len(both)
+    firsts = sum(choice == 1 for pair in both for choice in pair) / (2 * len(both))
+    chance = firsts**2 + (1 - firsts) ** 2
+    return Agreement(pairs=len(several), share=share, kappa=None if chance == 1 else (share - chance) / (1 - chance))
+
+
+def _measure(source: str, comparisons: Sequence[Comparison], count_tokens: Callable[[str], int]) -> SourceStats:
+    prompts = [sum(count_tokens(message["content"]) for message in c.pair.prompt) for c in comparisons]
+    responses = [count_tokens(text) for c in comparisons for text in (c.pair.first.text, c.pair.second.text)]
+    count = len(comparisons)
+    prompt, response = _share(sum(prompts), count), _share(sum(responses), 2 * count)
+    return SourceStats(
+        source=source,
+        comparisons=count,
+        turns=_share(sum(len(c.pair.prompt) + 1 for c in comparisons), count),
+        example_tokens=prompt + response,
+        prompt_tokens=prompt,
+        response_tokens=response,
+    )
+
+
+def _spread(values: Sequence[str | None], known: Sequence[str]) -> dict[str, int]:
+    counts = Counter("untold" if value is None else value for value in values)
+    return {name: counts[name] for name in (*known, "untold") if counts[name] or name != "untold"}
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole else 0.0
