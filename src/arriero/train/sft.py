@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from arriero.common.device import pick_device, pick_dtype
-from arriero.common.errors import ArrieroError
+from arriero.common.errors import ArrieroError, FormatError
 from arriero.model.adapter_export import export_peft
 from arriero.model.adapters import Adapters
 from arriero.model.layers import Block
@@ -94,11 +94,8 @@ def prepare(config: SftConfig, world: int = 1) -> Prepared:
     answers, too_long = config.examples.answers, config.examples.too_long
     rows, kept, census = supervise(examples, tokenizer, max_tokens=size, answers=answers, too_long=too_long)
     out, out_kept, _ = supervise(held_out, tokenizer, max_tokens=size, answers=answers, too_long=too_long)
-    if not rows:
-        raise ArrieroError(
-            f"none of {census.examples} examples is left: the shortest have more than {size} tokens; "
-            "raise --tokens, or give --too-long truncate"
-        )
+    _check_left(rows, examples, "", config)
+    _check_left(out, held_out, "held-out ", config)
     lengths = [len(row) for row in rows]
     alone: list[tuple[int, ...]] = [(i,) for i in range(len(rows))]
     units = pack(lengths, size) if config.examples.pack else alone
@@ -226,14 +223,32 @@ def _with_template(loaded: LoadedModel, config: SftConfig, format: Format) -> To
     """The model's tokenizer, with the chat template that was asked for."""
     tokenizer, wanted = loaded.tokenizer, config.examples.template
     if wanted is not None:
-        named = Path(wanted)
-        tokenizer.use_chat_template(named.read_text(encoding="utf-8") if named.is_file() else wanted)
+        tokenizer.use_chat_template(_template(wanted))
     elif tokenizer.chat_template is None and format != "text":
         raise ArrieroError(
             f"model '{config.model}' has no chat template, as base models have none: choose one for it, such as "
             "--template llama2"
         )
     return tokenizer
+
+
+def _template(wanted: str) -> str:
+    """A name or a Jinja text, as it is given or in the file that is named."""
+    if "{" in wanted or not Path(wanted).is_file():
+        return wanted
+    try:
+        return Path(wanted).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"template: expected a file of Jinja text in UTF-8, got {wanted} ({error.reason})") from error
+
+
+def _check_left(kept: Sequence[Supervised], given: Sequence[Example], kind: str, config: SftConfig) -> None:
+    if given and not kept:
+        cuts = config.examples.too_long == "truncate"
+        raise ArrieroError(
+            f"none of {len(given)} {kind}examples {'begins its answer' if cuts else 'ends'} within "
+            f"{config.examples.tokens} tokens: raise --tokens{'' if cuts else ', or give --too-long truncate'}"
+        )
 
 
 def _micro_rows(config: SftConfig, mean_tokens: float, world: int) -> int:

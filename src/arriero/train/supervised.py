@@ -128,7 +128,7 @@ def encode_example(example: Example, tokenizer: Tokenizer, answers: Answers = "a
         learnt[start:end] = True
     learnt[:1] = False  # nothing stands before it
     if not learnt.any():
-        raise ArrieroError(f"{example.where}: no token to learn: expected an answer of the assistant")
+        raise ArrieroError(f"{example.where}: no token to learn: expected an answer of the assistant, or a text")
     return Supervised(np.array(ids, np.int32), learnt)
 
 
