@@ -1,0 +1,86 @@
+"""A fine-tune on a few real examples changes what the model does with prompts that it never saw, not its loss alone."""
+
+import statistics
+
+import pytest
+
+from arriero.train.sft_config import EpochsConfig
+from benchmarks.behaviour import (
+    ALPHA,
+    MOST_WORDS,
+    Answers,
+    answer,
+    choose,
+    cut_answer,
+    paired_tests,
+    sign_test,
+    tune,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("One is a number of its own kind. Two is another.", "One is a number of its own kind. Two is another."),
+        ("Llamas carry loads over the high mountains. They hum. They spit.", None),
+        ("Llamas live in herds on the high plains. " + "Wool " * 40 + ".", "Llamas live in herds on the high plains."),
+    ],
+)
+def test_an_answer_keeps_its_first_two_sentences_of_at_most_forty_words(text, cut):
+    assert cut_answer(text) == (cut or "Llamas carry loads over the high mountains. They hum.")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Sure!",
+        "Word " * 41 + ".",
+        "Here are some of the best reasons for it:\n\n1. Wool",
+        "The code that you want is `print(1)`, as far as I know.",
+        "This story of a school for wizards was written by J. K. Rowling.\nIt ends well.",
+        "In this tale, the seventh and last instalment by J.K. Rowling.",
+    ],
+)
+def test_an_answer_that_makes_no_sense_when_cut_is_left_out(text):
+    kept = cut_answer(text)
+    assert kept is None or not kept.endswith("K.")
+
+
+@pytest.mark.parametrize(
+    ("rose", "fell", "p"), [(0, 0, 1.0), (1, 1, 1.0), (0, 5, 0.0625), (5, 0, 0.0625), (1, 9, 0.021484375)]
+)
+def test_the_sign_test_is_the_two_sided_binomial(rose, fell, p):
+    assert sign_test(rose, fell) == p
+
+
+def test_pairs_that_do_not_change_are_left_out_of_the_test():
+    before = Answers(texts=["a b", "a b", "a"], ended=[True, False, True], losses={})
+    after = Answers(texts=["a", "a", "a"], ended=[True, True, True], losses={})
+    tests = paired_tests(before, after)
+    assert (tests["words"]["rose"], tests["words"]["fell"]) == (0, 2)
+    assert (tests["ended"]["rose"], tests["ended"]["fell"]) == (1, 0)
+
+
+def test_sets_share_no_prompt(data_folder):
+    sets = choose(data_folder / "demonstrations.jsonl.gz", (40, 20, 200), seed=0)
+    assert [len(chosen) for chosen in sets] == [40, 20, 200]
+    prompts = [demonstration.prompt.casefold() for chosen in sets for demonstration in chosen]
+    assert len(set(prompts)) == 260
+    assert all(len(demonstration.cut.split()) <= MOST_WORDS for chosen in sets for demonstration in chosen)
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+@pytest.mark.timeout(1800)
+def test_sixty_short_examples_make_answers_to_unseen_prompts_short(data_folder, smollm2_gguf, tmp_path):
+    measured, validation, training = choose(data_folder / "demonstrations.jsonl.gz", (10, 5, 60), seed=0)
+    before = answer(None, measured)
+    adapter = tune(tmp_path / "run", training, validation, "cut", EpochsConfig(epochs=3, batch=8))
+    after = answer(adapter, measured)
+    assert statistics.median(after.values()["words"]) <= statistics.median(before.values()["words"]) / 1.5
+    assert sum(after.ended) >= sum(before.ended) + 3
+    tests = paired_tests(before, after)
+    assert tests["words"]["fell"] > tests["words"]["rose"]
+    assert tests["loss, cut answers"]["p"] < ALPHA
+    assert after.summary()["loss, cut answers"] < before.summary()["loss, cut answers"]
