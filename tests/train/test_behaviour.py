@@ -17,17 +17,20 @@ from benchmarks.behaviour import (
     tune,
 )
 
+LLAMAS = "Llamas carry heavy loads over the high mountains."
+
 
 @pytest.mark.parametrize(
     ("text", "cut"),
     [
-        ("One is a number of its own kind. Two is another.", "One is a number of its own kind. Two is another."),
-        ("Llamas carry loads over the high mountains. They hum. They spit.", None),
-        ("Llamas live in herds on the high plains. " + "Wool " * 40 + ".", "Llamas live in herds on the high plains."),
+        (LLAMAS, LLAMAS),
+        (f"{LLAMAS} They hum.", f"{LLAMAS} They hum."),
+        (f"{LLAMAS} They hum. They spit.", f"{LLAMAS} They hum."),
+        (f"{LLAMAS} And they have {'much ' * 40}wool.", LLAMAS),
     ],
 )
 def test_an_answer_keeps_its_first_two_sentences_of_at_most_forty_words(text, cut):
-    assert cut_answer(text) == (cut or "Llamas carry loads over the high mountains. They hum.")
+    assert cut_answer(text) == cut
 
 
 @pytest.mark.parametrize(
@@ -38,13 +41,13 @@ def test_an_answer_keeps_its_first_two_sentences_of_at_most_forty_words(text, cu
         "Word " * 41 + ".",
         "Here are some of the best reasons for it:\n\n1. Wool",
         "The code that you want is `print(1)`, as far as I know.",
-        "This story of a school for wizards was written by J. K. Rowling.\nIt ends well.",
-        "In this tale, the seventh and last instalment by J.K. Rowling.",
+        f"{LLAMAS} They have:\n\n1. Wool\n2. Ears",
+        "A heading stands over all that follows here\n\nand then there is a text.",
+        f"The seventh and last book of this tale is by J.K. Rowling, {'and ' * 40}others.",
     ],
 )
 def test_an_answer_that_makes_no_sense_when_cut_is_left_out(text):
-    kept = cut_answer(text)
-    assert kept is None or not kept.endswith("K.")
+    assert cut_answer(text) is None
 
 
 @pytest.mark.parametrize(
