@@ -68,6 +68,7 @@ class Checkpoints:
 
     def pin(self, step: int) -> None:
         """Have the checkpoint of this step stay until another one is pinned."""
+        self.wait()  # what is on its way must not sweep the old one off before the new one is there
         self._pinned = step
 
     def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]) -> None:

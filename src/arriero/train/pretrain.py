@@ -8,7 +8,7 @@ import dataclasses
 import math
 import shutil
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,10 @@ def _pretrain(folder: RunFolder, config: PretrainConfig, layout: Layout, allow: 
             layer.recompute = config.recompute
 
     batches = _batches(config, readers, layout)
-    with _watcher(config, folder, model, held_out, batches, layout, tokenizer) as watcher:
+    with ExitStack() as block:
+        watcher = block.enter_context(_watcher(config, folder, model, held_out, batches, layout, tokenizer))
+        if layout.is_main:
+            block.enter_context(folder.hold(config, allow))
         loop = Loop(
             model,
             batches,
@@ -154,8 +157,8 @@ def _pretrain(folder: RunFolder, config: PretrainConfig, layout: Layout, allow: 
             plan = batches.plan(batch_tokens * config.loop.steps)
             watcher.log.write("mixture", loop.step, rows=[dataclasses.asdict(row) for row in plan])
         end = loop.run()
-    if end == "finished" and layout.is_main:
-        _export(folder, model.config, readers[0].folder)
+        if end == "finished" and layout.is_main:
+            _export(folder, model.config, readers[0].folder)
     return end
 
 

@@ -3,19 +3,25 @@
 config.toml      what was asked for, resolved; a run that is continued must ask for the same
 metrics.jsonl    the diary (`run_log.py`)
 checkpoints/     `checkpoint.py`
+run.lock         held by the process that trains here
 model/           the trained model in Hugging Face's format, when the run has finished
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from arriero.common.errors import ArrieroError, did_you_mean
+from arriero.common.lock import hold_lock
 from arriero.common.settings import flatten, read_settings, told, write_settings
 
 FREE = ("loop.max_minutes", "training.max_minutes", "device", "trackers", "samples", "checkpoints", "data.verify")
 """Fields, and tables of them, that may change at any time: they change no result."""
+LOCK = "run.lock"
+_WAIT_S = 3.0
+"""For another process that is about to end."""
 
 
 class RunFolder:
@@ -42,7 +48,7 @@ class RunFolder:
             raise ArrieroError(f"allow: there is no field '{unknown[0]}'{did_you_mean(unknown[0], names)}")
         if self.path.exists() and not self.path.is_dir():
             raise ArrieroError(f"{self.path} is a file: choose a folder")
-        if not begun and self.path.is_dir() and any(self.path.iterdir()):
+        if not begun and self.path.is_dir() and any(x.name != LOCK for x in self.path.iterdir()):
             raise ArrieroError(f"{self.path} is not empty and holds no run (no config.toml): choose another folder")
         differing = [name for name in sorted(old.keys() | new.keys()) if begun and old.get(name) != new.get(name)]
         if refused := [name for name in differing if not _within(name, (*FREE, *allow))]:
@@ -51,6 +57,17 @@ class RunFolder:
                 f"{self.path} holds a run with other settings: {listed}. Give those again, name the fields with "
                 "--allow, or choose another folder"
             )
+
+    @contextmanager
+    def hold(self, config: Any, allow: Sequence[str] = ()) -> Iterator[None]:
+        """Keep other processes from training here, for a block; and `check` again, as one may have begun meanwhile.
+
+        Raises:
+            ArrieroError: another one trains here, and goes on doing so for three seconds; or as in `check`.
+        """
+        with hold_lock(self.path / LOCK, wait_s=_WAIT_S, what="the run"):
+            self.check(config, allow)
+            yield
 
     def begin(self, config: Any) -> None:
         """Write the config of a run that begins, or goes on with what was allowed to change."""

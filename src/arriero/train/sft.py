@@ -9,7 +9,7 @@ import dataclasses
 import math
 import shutil
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,15 @@ from arriero.model.source import LoadedModel, load_model
 from arriero.model.transformer import Llama
 from arriero.tokenizer.tokenizer import Tokenizer
 from arriero.train.carbon import EnergyMeter
-from arriero.train.checkpoint import MANIFEST, Checkpoints, gather_state, latest_checkpoint, load_state
+from arriero.train.checkpoint import (
+    MANIFEST,
+    Checkpoints,
+    gather_state,
+    latest_checkpoint,
+    load_state,
+    read_manifest,
+    verify,
+)
 from arriero.train.example_batches import EvaluationBatches, ExampleBatches
 from arriero.train.examples import Example, Format, read_examples
 from arriero.train.export import export_hugging_face
@@ -134,14 +142,18 @@ def sft(run: Path, config: SftConfig, allow: Sequence[str] = (), prepared: Prepa
         if layout.is_main:
             folder.check(config, allow)
         prepared = prepared or prepare(config, layout.data_world)
-        return _train(folder, config, prepared, layout)
+        return _train(folder, config, prepared, layout, allow)
 
 
-def _train(folder: RunFolder, config: SftConfig, prepared: Prepared, layout: Layout) -> End:
+def _train(folder: RunFolder, config: SftConfig, prepared: Prepared, layout: Layout, allow: Sequence[str]) -> End:
     model = layout.apply(build_model(config, prepared.loaded))
     set_recompute(model, config)
     batches = build_batches(config, prepared, layout)
-    with _watcher(config, folder, model, prepared, layout) as watcher:
+    torch.manual_seed(config.seed + layout.data_rank)  # of dropout; ranks that share rows leave out the same
+    with ExitStack() as block:
+        watcher = block.enter_context(_watcher(config, folder, model, prepared, layout))
+        if layout.is_main:
+            block.enter_context(folder.hold(config, allow))
         loop = Loop(
             model,
             batches,
@@ -165,9 +177,9 @@ def _train(folder: RunFolder, config: SftConfig, prepared: Prepared, layout: Lay
         if not resumed:
             watcher.on_validation(0)  # what the model was before
         end = loop.run()
-    if end in ("finished", "stopped early") and layout.is_main:
-        best = None if loop.best is None else folder.checkpoints / f"step-{loop.best[0]:08d}"
-        _export(folder, config, prepared, best if best is not None and best.is_dir() else None)
+        if end in ("finished", "stopped early") and layout.is_main:
+            best = None if loop.best is None else folder.checkpoints / f"step-{loop.best[0]:08d}"
+            _export(folder, config, prepared, best if best is not None and best.is_dir() else None)
     return end
 
 
@@ -335,6 +347,7 @@ def _export(folder: RunFolder, config: SftConfig, prepared: Prepared, best: Path
         return
     loaded = load_model(config.model, device="cpu", dtype="float32")
     Adapters.of(loaded.model).add(ADAPTER, config.lora, seed=config.seed)
+    verify(checkpoint, read_manifest(checkpoint))
     load_state(checkpoint, gather_state(loaded.model, None))
     loaded = dataclasses.replace(loaded, loaded_tokenizer=prepared.tokenizer)
     base = str(Path(config.model).resolve()) if Path(config.model).exists() else config.model
