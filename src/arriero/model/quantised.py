@@ -1,17 +1,22 @@
 """A frozen base in 4 or 8 bits a weight, under adapters that stay in fp32 (QLoRA, Dettmers et al., arXiv 2305.14314).
 
 NF4 gives each weight the nearest of 16 values, the quantiles of a normal distribution, times the largest absolute value
-of its block of 64; these maxima are quantised again, to 8 bits in blocks of 256 ("double quantisation"). int8 has one
-scale for each row. A matrix is dequantised whenever it is used, in the forward pass and again in the backward pass, so
-that only one exists in full precision at a time.
+of its block of 64 along the row-major matrix; these maxima, less their mean, are quantised again in blocks of 256
+("double quantisation", section 3), to 8-bit floats: as in the authors' bitsandbytes those of dynamic trees (Dettmers et
+al., arXiv 2110.02861), whose steps are finer near 0, so that one block with outliers does not blur 255 others. Codes
+and values agree with bitsandbytes'. int8 has one scale for each row. A matrix is dequantised whenever it is used, in
+the forward pass and again in the backward pass, so that only one exists in full precision at a time.
 
-O outputs, C inputs.
+O outputs, C inputs; n blocks, m blocks of blocks.
 """
 
 import math
-from typing import Any, Literal
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Literal, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.distributed.tensor import DTensor
@@ -29,10 +34,21 @@ NF4 = (
 )  # fmt: skip
 """QLoRA, appendix E."""
 BLOCK, OUTER_BLOCK = 64, 256
+CHUNK = 2**20
+"""Weights that are encoded at a time: what this needs beside the matrix is small."""
 
 
 class QuantisedLinear(nn.Module):
-    """A linear layer without bias whose matrix is stored in few bits, and does not learn."""
+    """A linear layer without bias whose matrix is stored in few bits, as buffers, and does not learn."""
+
+    codes: Tensor
+    """nf4: two a byte, the first in the high bits, (n, 32) uint8; int8: (O, C)."""
+    scales: Tensor
+    """fp32: nf4: of blocks of blocks, (m, 1); int8: of rows, (O, 1)."""
+    inner: Tensor
+    """nf4: codes of the blocks' maxima, (n,) uint8."""
+    mean: Tensor
+    """nf4: of the blocks' maxima, () fp32."""
 
     def __init__(self, in_features: int, out_features: int, kind: Quantisation, buffers: dict[str, Tensor]) -> None:
         """Use `from_linear`."""
@@ -42,74 +58,87 @@ class QuantisedLinear(nn.Module):
             self.register_buffer(name, buffer)
 
     @classmethod
-    def from_linear(cls, layer: nn.Linear, kind: Quantisation) -> "QuantisedLinear":
+    def from_linear(cls, linear: nn.Linear, kind: Quantisation) -> "QuantisedLinear":
         """The layer with its matrix quantised.
 
         Raises:
-            ArrieroError: the matrix is divided among ranks, or holds what is no finite number.
+            ArrieroError: the layer has a bias or adapters, its matrix is divided among ranks or holds what is no finite
+                number, or there is no such kind.
         """
-        weight = layer.weight.detach()
-        if isinstance(weight, DTensor):
-            raise ArrieroError("a matrix that is divided among ranks cannot be quantised: quantise before that")
-        if not weight.sum().isfinite():
-            raise ArrieroError("a matrix with NaN or infinity cannot be quantised: the model is broken")
-        if kind not in ("nf4", "int8"):
-            raise ArrieroError(f"quantise: expected nf4 or int8, got '{kind}'")
-        buffers = _to_int8(weight.float()) if kind == "int8" else _to_nf4(weight.float())
-        return cls(layer.in_features, layer.out_features, kind, buffers)
+        _check(linear, kind)
+        weight = linear.weight.detach()
+        buffers = _to_int8(weight) if kind == "int8" else _to_nf4(weight)
+        return cls(linear.in_features, linear.out_features, kind, buffers).train(linear.training)
 
     @property
     def weight(self) -> Tensor:
-        """The matrix (O, C) as it is computed with, fp32."""
+        """The matrix (O, C) as it is computed with, fp32; it has no gradient."""
+        return self.dequantise()
+
+    def dequantise(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The matrix (O, C), computed in fp32 and rounded to `dtype`."""
         if self.kind == "int8":
-            return self.codes.float() * self.scales  # type: ignore[operator]
-        return _from_nf4(dict(self.named_buffers()), (self.out_features, self.in_features))
+            return (self.codes * self.scales).to(dtype)
+        shape = self.out_features, self.in_features
+        return _from_nf4(self.codes, self.inner, self.scales, self.mean)[: math.prod(shape)].view(shape).to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to `x` (…, C)."""
-        if not torch.is_grad_enabled():
-            return linear(x, self.weight.to(x.dtype))
         y: Tensor = _FrozenProduct.apply(x, self)  # type: ignore[no-untyped-call]
         return y
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """PyTorch's way to `.to(…)`: device as asked, but the constants stay fp32, or every weight would change."""
+        constants = {name: buffer for name, buffer in self._buffers.items() if name in ("scales", "mean")}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, constant in constants.items():
+            moved = self._buffers[name]
+            if constant is not None and moved is not None and moved.dtype != constant.dtype:
+                self._buffers[name] = constant.to(moved.device)
+        return self
+
 
 class _FrozenProduct(torch.autograd.Function):
-    """x Wᵀ, which keeps nothing: W is dequantised again for the gradient of x."""
+    """x Wᵀ, which keeps nothing but the layer's codes: W is dequantised again for the gradient of x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: QuantisedLinear) -> Tensor:
         ctx.layer = layer
-        return linear(x, layer.weight.to(x.dtype))
+        return linear(x, layer.dequantise(x.dtype))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None]:
-        return (linear(grad, ctx.layer.weight.to(grad.dtype).T) if ctx.needs_input_grad[0] else None), None
+        return linear(grad, ctx.layer.dequantise(grad.dtype).T) if ctx.needs_input_grad[0] else None, None
 
 
 def quantise_model(model: Llama, kind: Quantisation) -> Llama:
     """Quantise every matrix of the layers, in place, one at a time; embedding, output and norms stay.
 
     Raises:
-        ArrieroError: it is quantised already.
+        ArrieroError: it is quantised already, or `QuantisedLinear.from_linear` refuses one of its layers.
     """
-    for name, module in list(model.layers.named_modules()):
+    for module in model.layers.modules():
         if isinstance(module, QuantisedLinear):
-            raise ArrieroError(f"the model is quantised already, to {module.kind}")
+            raise ArrieroError(f"the model is quantised already, to {module.kind}: expected one in full precision")
         if isinstance(module, nn.Linear):
-            model.layers.set_submodule(name, QuantisedLinear.from_linear(module, kind))
+            _check(module, kind)
+    for name in [name for name, module in model.layers.named_modules() if isinstance(module, nn.Linear)]:
+        plain = model.layers.get_submodule(name)
+        assert isinstance(plain, nn.Linear)
+        model.layers.set_submodule(name, QuantisedLinear.from_linear(plain, kind))
     return model
 
 
-def dequantise_linear(layer: QuantisedLinear) -> Linear:
-    """A plain layer with the matrix as it was computed with."""
-    plain = Linear(layer.in_features, layer.out_features, bias=False, device=layer.weight.device)
-    plain.weight = nn.Parameter(layer.weight, requires_grad=False)
-    return plain
+def dequantise_linear(module: QuantisedLinear) -> Linear:
+    """A plain layer with the matrix as it was computed with, for adapters that are merged into it."""
+    plain = Linear(module.in_features, module.out_features, bias=False, device="meta")
+    plain.weight = nn.Parameter(module.weight, requires_grad=False)
+    return plain.train(module.training)
 
 
 def quantised_bytes(config: LlamaConfig, kind: Quantisation) -> int:
-    """Bytes of the matrices of all layers."""
+    """Bytes of all layers' matrices, with their constants; none: in fp32. Embedding, output and norms are not in it."""
     attention = [(config.n_heads, config.dim), (config.n_kv_heads, config.dim), (config.n_kv_heads, config.dim)]
     shapes = [(heads * config.head_dim, dim) for heads, dim in attention]
     shapes += [(config.dim, config.n_heads * config.head_dim), (config.dim, config.hidden_dim)]
@@ -123,39 +152,90 @@ def _bytes(rows: int, columns: int, kind: Quantisation) -> int:
     if kind == "int8":
         return rows * columns + 4 * rows
     blocks = -(-rows * columns // BLOCK)
-    outer = -(-blocks // OUTER_BLOCK)
-    return blocks * BLOCK // 2 + outer * OUTER_BLOCK + 4 * outer + 4
+    return blocks * BLOCK // 2 + blocks + 4 * -(-blocks // OUTER_BLOCK) + 4
+
+
+def _check(layer: nn.Module, kind: Quantisation) -> None:
+    """What can be told before a matrix is read."""
+    if kind not in ("nf4", "int8"):
+        raise ArrieroError(f"quantise: expected nf4 or int8, got '{kind}'")
+    if isinstance(layer.weight, DTensor):
+        raise ArrieroError("a matrix that is divided among ranks cannot be quantised: quantise before that")
+    if "bias" in dict(layer.named_parameters(recurse=False)):
+        raise ArrieroError("a linear layer with a bias cannot be quantised: expected one without, as LLaMA has")
+    if hasattr(layer, "adapters"):
+        raise ArrieroError("a layer with adapters cannot be quantised: quantise before you add them")
+
+
+def _check_finite(largest: Tensor) -> None:
+    if not largest.isfinite().all():
+        raise ArrieroError("a matrix with NaN or infinity cannot be quantised: the model is broken")
 
 
 def _to_int8(weight: Tensor) -> dict[str, Tensor]:
-    scales = weight.abs().amax(1, keepdim=True) / 127  # (O, 1)
-    codes = (weight / scales.clamp(min=1e-30)).round().to(torch.int8)
+    """Codes and scales of W (O, C)."""
+    largest = weight.abs().amax(1, keepdim=True).float()  # (O, 1)
+    _check_finite(largest)
+    scales = largest / 127
+    codes = (weight / _divisors(scales)).round_().to(torch.int8)  # (O, C)
     return {"codes": codes, "scales": scales}
 
 
 def _to_nf4(weight: Tensor) -> dict[str, Tensor]:
-    flat = weight.flatten()
-    blocks = nn.functional.pad(flat, (0, -len(flat) % BLOCK)).view(-1, BLOCK)  # (n, 64)
-    largest = blocks.abs().amax(1)  # (n,)
-    table = torch.tensor(NF4, device=weight.device)
-    between = (table[1:] + table[:-1]) / 2
-    codes = torch.bucketize(blocks / largest.clamp(min=1e-30)[:, None], between).to(torch.uint8)  # (n, 64)
+    """Codes of W (O, C), and those of its blocks' maxima with their constants."""
+    parts = [_encode(part) for part in weight.flatten().split(CHUNK)]  # type: ignore[no-untyped-call]
+    codes, largest = torch.cat([codes for codes, _ in parts]), torch.cat([maxima for _, maxima in parts])
+    _check_finite(largest)
     mean = largest.mean()
-    centred = nn.functional.pad(largest - mean, (0, -len(largest) % OUTER_BLOCK)).view(-1, OUTER_BLOCK)
-    scales = centred.abs().amax(1, keepdim=True) / 127  # (m, 1)
-    inner = (centred / scales.clamp(min=1e-30)).round().to(torch.int8)
-    packed = (codes[:, ::2] << 4) | codes[:, 1::2]  # (n, 32)
-    return {"codes": packed, "inner": inner, "scales": scales, "mean": mean}
+    outer = F.pad(largest - mean, (0, -len(largest) % OUTER_BLOCK)).view(-1, OUTER_BLOCK)  # (m, 256)
+    scales = outer.abs().amax(1, keepdim=True)  # (m, 1)
+    inner = _nearest(outer / _divisors(scales), _dynamic_tree(weight.device)).flatten()[: len(largest)].clone()  # (n,)
+    return {"codes": codes, "inner": inner, "scales": scales, "mean": mean}
 
 
-def _from_nf4(buffers: dict[str, Tensor], shape: tuple[int, int]) -> Tensor:
-    codes = buffers["codes"]
-    largest = (buffers["inner"].float() * buffers["scales"]).flatten()[: len(codes)] + buffers["mean"]  # (n,)
-    values = _pairs(codes.device)[codes.int()].view(len(codes), BLOCK) * largest[:, None]  # (n, 64)
-    return values.flatten()[: math.prod(shape)].view(shape)
+def _encode(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes (n, 32) and maxima (n,) of the blocks of weights (N,)."""
+    blocks = F.pad(weights.float(), (0, -len(weights) % BLOCK)).view(-1, BLOCK)  # (n, 64)
+    largest = blocks.abs().amax(1)  # (n,)
+    codes = _nearest(blocks / _divisors(largest)[:, None], _normal_float(weights.device))  # (n, 64)
+    return (codes[:, ::2] << 4) | codes[:, 1::2], largest
 
 
+def _nearest(values: Tensor, table: Tensor) -> Tensor:
+    """The number of the nearest entry of an ascending table, uint8, for each value."""
+    return torch.bucketize(values, (table[1:] + table[:-1]) / 2, out_int32=True).to(torch.uint8)
+
+
+def _divisors(largest: Tensor) -> Tensor:
+    """What can be divided by: 0 / 0 shall be 0."""
+    return largest.clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def _from_nf4(codes: Tensor, inner: Tensor, scales: Tensor, mean: Tensor) -> Tensor:
+    """The weights (64 n,), with those that only fill the last block."""
+    outer = scales.flatten().repeat_interleave(OUTER_BLOCK)[: len(inner)]  # (n,)
+    largest = _dynamic_tree(codes.device)[inner.int()] * outer + mean  # (n,)
+    values = _pairs(codes.device)[codes.int()].view(torch.float32)  # (n, 64)
+    return values.mul_(largest[:, None]).flatten()
+
+
+@cache
+def _normal_float(device: torch.device) -> Tensor:
+    return torch.tensor(NF4, device=device)
+
+
+@cache
 def _pairs(device: torch.device) -> Tensor:
-    """The two values of each byte, (256, 2)."""
-    table = torch.tensor(NF4, device=device)
-    return torch.cartesian_prod(table, table)
+    """The two values of each byte, (256,): fp32 both, side by side in 64 bits, so that they are fetched at once."""
+    return torch.cartesian_prod(_normal_float(device), _normal_float(device)).view(torch.int64).flatten()
+
+
+@cache
+def _dynamic_tree(device: torch.device) -> Tensor:
+    """An 8-bit float's values, (256,): in each decade below 1, half as many as in the one above it; and 0 and 1."""
+    positive = [torch.ones(1)]
+    for decade in range(7):
+        bounds = torch.linspace(0.1, 1, 2 ** (6 - decade) + 1)
+        positive.append(10.0**-decade * (bounds[1:] + bounds[:-1]) / 2)
+    values = torch.cat(positive)  # (128,)
+    return torch.cat([values, torch.zeros(1), -values[1:]]).sort().values.to(device)
