@@ -106,7 +106,8 @@ class Guests(nn.ModuleDict):
     def _stack(self, present: list[str], rows: tuple[str | None, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """The thin matrices of all adapters of the batch, one below the other, and which of them each row has."""
         changes = [cast(LowRank, self[name]) for name in present]
-        key = (rows, [(id(change), change.a._version, change.b._version) for change in changes])
+        own = [(x.data_ptr(), x._version, x.dtype) for change in changes for x in (change.a, change.b)]
+        key = rows, own  # a move to another device or dtype changes address or dtype, not the version
         if self._stacked is None or self._stacked[0] != key:
             factors = [change.factors() for change in changes]
             a = torch.cat([a for a, _ in factors])
