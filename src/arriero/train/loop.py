@@ -244,7 +244,7 @@ class Loop:
         """Keep the best model so far, and count how long it has been that."""
         if loss is None or not (self.config.keep_best or self.config.patience):
             return
-        if self.best is None or loss < self.best[1]:
+        if math.isfinite(loss) and (self.best is None or loss < self.best[1]):
             self.best, self.stale = (self.step, loss), 0
             if self.store is not None and self.config.keep_best:
                 self.store.pin(self.step)
