@@ -1,12 +1,14 @@
 """Whether fine-tuning on 200 examples changes what a model does with prompts that it was not trained on.
 
 What is taught is easy to count: brevity. Of each demonstration the answer is cut to its first sentence or two, at most
-40 words; demonstrations whose cut is no answer (it leads to a list, holds code, ends in an initial) are left out. Every
-prompt occurs once, so none of those that are measured is trained on or chooses the checkpoint: 40 are measured, 20
-choose the checkpoint, 200 train a LoRA adapter of `arriero sft`'s defaults. Before and after, greedy answers of up to
-120 tokens are counted: words; answers that end by themselves; those that do so within 40 words. An answer that is
-stopped at 120 tokens counts with the words it has until then, too few. Beside it stands the loss on the 40 prompts' own
-answers, cut and whole.
+40 words. Left out are those whose cut is no answer (it leads to a list, holds code, ends in an initial) and those whose
+prompt shares more than half of its words with an earlier one: no prompt that is measured, nor one like it, is trained
+on or chooses the checkpoint. 40 are measured, 20 choose the checkpoint, 200 train a LoRA adapter with the defaults of
+`arriero sft`.
+
+Before and after, greedy answers of up to 120 tokens are counted: words; answers that end by themselves; those that do
+so within 40 words. An answer that is stopped at 120 tokens counts with the words it has until then, too few. Beside it
+stands the loss on the 40 prompts' own answers, cut and whole.
 
 The control learns the whole answers to the first of the same prompts, as many as have the cut ones' supervised tokens,
 in about as many steps: what it changes is the work of fine-tuning as such, not of short examples.
@@ -17,6 +19,7 @@ Changes are tested in pairs, prompt by prompt: an exact two-sided sign test, wit
 """
 
 import argparse
+import itertools
 import json
 import math
 import random
@@ -50,6 +53,9 @@ SENTENCES, LEAST_WORDS, MOST_WORDS, PROMPT_WORDS = 2, 8, 40, 100
 ANSWER_TOKENS, BATCH = 120, 16
 ALPHA = 0.01
 """A change counts as shown below this probability."""
+ALIKE = 0.5
+"""Prompts that share more of their words (the Jaccard index) are alike."""
+_WORD = re.compile(r"\w+")
 _INITIAL = re.compile(r"\b[A-Z]\.$")
 
 Kind = Literal["cut", "whole"]
@@ -165,25 +171,26 @@ def measure_all(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def choose(data: Path, counts: Sequence[int], seed: int) -> list[list[Demonstration]]:
-    """Demonstrations of as many disjoint sets, drawn at random; each prompt occurs once.
+    """Demonstrations of as many disjoint sets, drawn at random; no two prompts are alike.
 
     Raises:
         ArrieroError: the file has fewer that can be cut.
     """
-    found: dict[str, Demonstration] = {}
+    found: list[Demonstration] = []
+    asked: list[set[str]] = []
     for example in read_examples([data], "messages")[0]:
         prompt, whole = (message["content"].strip() for message in example.messages)
-        cut = cut_answer(whole)
-        if cut is not None and len(prompt.split()) <= PROMPT_WORDS:
-            found.setdefault(" ".join(prompt.casefold().split()), Demonstration(prompt, cut, whole))
+        cut, words = cut_answer(whole), set(_WORD.findall(prompt.casefold()))
+        if cut is None or len(prompt.split()) > PROMPT_WORDS:
+            continue
+        if all(len(words & other) <= ALIKE * len(words | other) for other in asked):
+            found.append(Demonstration(prompt, cut, whole))
+            asked.append(words)
     if len(found) < sum(counts):
         raise ArrieroError(f"{data}: expected {sum(counts)} prompts with an answer that can be cut, got {len(found)}")
-    drawn = random.Random(seed).sample(list(found.values()), sum(counts))
-    sets, start = [], 0
-    for count in counts:
-        sets.append(drawn[start : start + count])
-        start += count
-    return sets
+    drawn = random.Random(seed).sample(found, sum(counts))
+    ends = list(itertools.accumulate(counts))
+    return [drawn[end - count : end] for count, end in zip(counts, ends, strict=True)]
 
 
 def cut_answer(text: str) -> str | None:

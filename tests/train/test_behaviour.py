@@ -1,11 +1,16 @@
 """A fine-tune on a few real examples changes what the model does with prompts that it never saw, not its loss alone."""
 
+import json
+import re
 import statistics
+from itertools import combinations
 
 import pytest
 
+from arriero.common.errors import ArrieroError
 from arriero.train.sft_config import EpochsConfig
 from benchmarks.behaviour import (
+    ALIKE,
     ALPHA,
     MOST_WORDS,
     Answers,
@@ -65,12 +70,20 @@ def test_pairs_that_do_not_change_are_left_out_of_the_test():
     assert (tests["ended"]["rose"], tests["ended"]["fell"]) == (1, 0)
 
 
-def test_sets_share_no_prompt(data_folder):
+def test_no_prompt_is_like_one_of_another_set(data_folder):
     sets = choose(data_folder / "demonstrations.jsonl.gz", (40, 20, 200), seed=0)
     assert [len(chosen) for chosen in sets] == [40, 20, 200]
-    prompts = [demonstration.prompt.casefold() for chosen in sets for demonstration in chosen]
-    assert len(set(prompts)) == 260
     assert all(len(demonstration.cut.split()) <= MOST_WORDS for chosen in sets for demonstration in chosen)
+    prompts = [set(re.findall(r"\w+", demonstration.prompt.casefold())) for chosen in sets for demonstration in chosen]
+    assert all(len(a & b) <= ALIKE * len(a | b) for a, b in combinations(prompts, 2))
+
+
+def test_too_few_demonstrations_are_told(tmp_path):
+    file = tmp_path / "chats.jsonl"
+    rows = [{"role": "user", "content": "What do llamas do?"}, {"role": "assistant", "content": LLAMAS}]
+    file.write_text(f"{json.dumps({'messages': rows})}\n" * 3, encoding="utf-8")
+    with pytest.raises(ArrieroError, match="expected 2 prompts with an answer that can be cut, got 1"):
+        choose(file, (1, 1), seed=0)
 
 
 @pytest.mark.slow
