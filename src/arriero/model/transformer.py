@@ -108,8 +108,8 @@ class Llama(nn.Module):
 
     @property
     def n_params(self) -> int:
-        """Number of parameters; a tied embedding counts once."""
-        return sum(parameter.numel() for parameter in self.parameters())
+        """Number of parameters without those of adapters; a tied embedding counts once."""
+        return sum(parameter.numel() for name, parameter in self.named_parameters() if ".adapters." not in name)
 
     def tie_weights(self) -> None:
         """Make the output layer share the embedding's parameter, if the config says so; loaders call it at the end."""

@@ -19,7 +19,7 @@ from arriero.common.files import atomic_file
 from arriero.model.formats.gguf import gguf_names, reordered_heads
 from arriero.model.formats.gguf_config import ROPE_FREQS, config_metadata, llama3_divisors
 from arriero.model.formats.gguf_storage import STORED_AS, Kind, byte_shape, quantise
-from arriero.model.formats.weights import pairs_from_halves
+from arriero.model.formats.weights import check_no_live_adapter, pairs_from_halves
 from arriero.model.transformer import Llama
 from arriero.tokenizer.gguf import to_gguf
 from arriero.tokenizer.tokenizer import Tokenizer
@@ -44,8 +44,10 @@ def save_gguf(model: Llama, tokenizer: Tokenizer, path: Path, *, kind: Kind = "f
         name: `general.name`; by default the file's.
 
     Raises:
-        ArrieroError: GGUF cannot express the model's rotary scaling or its tokenizer, or F16 its largest weight.
+        ArrieroError: GGUF cannot express the model's rotary scaling or its tokenizer, or F16 its largest weight; or
+            an adapter is on that is not merged.
     """
+    check_no_live_adapter(model)
     if kind not in STORED_AS:
         raise ArrieroError(f"cannot write GGUF as '{kind}': expected {', '.join(STORED_AS)}")
     metadata: dict[str, Any] = {"general.type": "model", "general.name": name or path.stem}

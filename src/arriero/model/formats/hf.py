@@ -16,7 +16,7 @@ from arriero.common.errors import ArrieroError, FormatError
 from arriero.common.files import atomic_file
 from arriero.model.config import LlamaConfig
 from arriero.model.formats.hf_config import load_hf_config, read_json, write_hf_config
-from arriero.model.formats.weights import Weight, build_model, name_parameters
+from arriero.model.formats.weights import Weight, build_model, check_no_live_adapter, name_parameters
 from arriero.model.transformer import Llama
 
 SINGLE = "model.safetensors"
@@ -68,8 +68,9 @@ def save_hf(
     `config.json` and `generation_config.json`; its own files are the tokenizer's to write.
 
     Raises:
-        ArrieroError: the folder holds a model already.
+        ArrieroError: the folder holds a model already, or an adapter is on that is not merged.
     """
+    check_no_live_adapter(model)
     if any(folder.glob("model*.safetensors*")):
         raise ArrieroError(f"{folder} holds a model already: choose another folder")
     dtype = dtype or model.tok_embeddings.weight.dtype

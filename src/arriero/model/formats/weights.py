@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from arriero.common.errors import FormatError
+from arriero.common.errors import ArrieroError, FormatError
 from arriero.model.config import LlamaConfig
+from arriero.model.guests import Guests
 from arriero.model.transformer import Llama
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -29,6 +30,21 @@ class Weight:
     """Its values, in our layout."""
     file: Path
     """Where it was read."""
+
+
+def check_no_live_adapter(model: Llama) -> None:
+    """Whether the model's own weights are all of it, so that a file of them is the same model.
+
+    Raises:
+        ArrieroError: an adapter is on that is not merged.
+    """
+    for module in model.modules():
+        guests = getattr(module, "adapters", None)
+        if isinstance(guests, Guests) and guests.on is not None and not guests.switch.merged:
+            raise ArrieroError(
+                f"adapter '{guests.switch.active}' is on and not merged: merge it or switch it off before the model is "
+                "written"
+            )
 
 
 def build_model(
