@@ -115,6 +115,46 @@ def test_a_bad_row_is_named(run, tiny_model, data, tmp_path):
     assert f"{data}, line 13: found the keys 'message', without 'messages'" in err
 
 
+ROW = {"prompt": "q", "completion": "a"}
+LONG = {"prompt": "q" * 300, "completion": "a" * 300}
+
+
+@pytest.mark.parametrize(
+    ("rows", "argv", "told"),
+    [
+        ([], (), "a.jsonl: no row in it"),
+        ([ROW, ROW], (), "expected examples of two prompts or more"),
+        ([ROW, {"prompt": "q", "completion": float("nan")}], (), "a.jsonl, line 2: found 'completion' as float"),
+        ([ROW, ROW | {"completion": "\ud800"}], (), "a.jsonl, line 2: found a lone surrogate"),
+        ([{"text": ""}], ("--eval-share", "0"), "a.jsonl, line 1: no token to learn"),
+        (
+            [LONG],
+            ("--eval-share", "0"),
+            "none of 1 examples ends within 256 tokens: raise --tokens, or give --too-long",
+        ),
+        ([LONG], ("--eval-share", "0", "--too-long", "truncate"), "none of 1 examples begins its answer within 256"),
+        ([ROW, ROW, ROW, LONG], (), "none of 1 held-out examples ends within 256 tokens"),
+        ([ROW, LONG], ("--eval-share", "0", "--too-long", "error"), "a.jsonl, line 2: 621 tokens, more than the 256"),
+    ],
+)
+def test_examples_that_cannot_be_learnt_are_told_in_one_line(run, tiny_model, tmp_path, rows, argv, told):
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    share = () if "--eval-share" in argv else ("--eval-share", "0.25")
+    code, _, err = run(
+        "sft", tmp_path / "run", "--data", file, "--model", tiny_model, "--tokens", "256", *argv, *share, "--dry-run"
+    )
+    assert code == 2
+    assert told in err.strip().splitlines()[-1]
+
+
+def test_a_template_s_file_must_be_text(run, tiny_model, data, tmp_path):
+    (tmp_path / "a.jinja").write_bytes(b"\xff{{")
+    code, _, err = run("sft", "--data", data, "--model", tiny_model, "--template", tmp_path / "a.jinja", "--dry-run")
+    assert code == 2
+    assert "template: expected a file of Jinja text in UTF-8" in err
+
+
 def test_the_preset_has_llama_2s_settings(data):
     from arriero.cli.parser import parse
     from arriero.cli.sft import sft

@@ -231,6 +231,7 @@ FILES = {
     "lines.json": LINES.encode(),
     "indented.json": json.dumps(json.loads(LIST), indent=2).encode(),
     "bom.jsonl": b"\xef\xbb\xbf" + LINES.encode(),
+    "bom-blank.jsonl": b"\xef\xbb\xbf\n" + LINES.encode(),
     "bom.json": b"\xef\xbb\xbf " + LIST.encode(),
     "crlf.jsonl": LINES.replace("\n", "\r\n").encode(),
     "blank.jsonl": b"\n \n" + LINES.replace("\n", "\n\n\t\n").encode(),
@@ -259,7 +260,7 @@ def test_every_kind_of_file_holds_the_same_examples(name: str, tmp_path: Path) -
     assert [example.messages[0]["content"] for example in examples] == [f"{i} é 中" for i in range(50)]
     assert all(example.where.startswith(f"{tmp_path / name}, ") for example in examples)
     place = {"json": "entry", "parquet": "row"}.get(name.partition(".")[2].partition(".")[0], "line")
-    if name not in ("blank.jsonl", "lines.json"):
+    if name not in ("blank.jsonl", "bom-blank.jsonl", "lines.json"):
         assert examples[-1].where == f"{tmp_path / name}, {place} 50"
 
 

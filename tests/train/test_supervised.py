@@ -187,7 +187,7 @@ prompts = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=40)
 @settings(max_examples=200, deadline=None)
 @given(asked=prompts, share=st.floats(0.01, 0.9), seed=st.integers(0, 5))
 def test_equal_prompts_are_on_one_side_of_the_split(asked: list[str], share: float, seed: int) -> None:
-    examples = [chat(prompt, str(i), "more", "x") for i, prompt in enumerate(asked)]
+    examples = [chat(prompt, str(i), f"more {i}", "x") for i, prompt in enumerate(asked)]
     counts = Counter(asked)
     if len(counts) == 1:
         with pytest.raises(ArrieroError, match="examples of two prompts or more"):
