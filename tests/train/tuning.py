@@ -31,7 +31,7 @@ from arriero.train.sft_config import EpochsConfig, ExamplesConfig, SftConfig, Sf
 from arriero.train.watch import RunWatcher
 from tests.train.shard_folders import EOS, byte_tokenizer
 
-STEPS = 8
+STEPS = 6
 TEMPLATE = (
     "{% for message in messages %}{{ message['role'][0] + ':' + message['content'] }}"
     "{% if message['role'] == 'assistant' %}</s>{% endif %}{% endfor %}"
@@ -59,7 +59,7 @@ def write_chats(file: Path, count: int = 24, *, word: str = "llama") -> Path:
 def write_base(folder: Path, *, tied: bool = False, **changes: Any) -> Path:
     """A Hugging Face folder of a model of two layers with grouped queries, random weights, and a chat template."""
     sizes = {"vocab_size": 258, "dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "hidden_dim": 96} | changes
-    shape = LlamaConfig.of(tied_embeddings=tied, max_seq_len=128, **sizes)
+    shape = LlamaConfig.of(tied_embeddings=tied, max_seq_len=64, **sizes)
     save_hf(Llama(shape).init_weights(5), folder, bos_id=None, eos_id=EOS)
     tokenizer = byte_tokenizer()
     tokenizer.use_chat_template(TEMPLATE)
@@ -67,12 +67,25 @@ def write_base(folder: Path, *, tied: bool = False, **changes: Any) -> Path:
     return folder
 
 
+def diary(run: Path, kind: str) -> list[dict[str, Any]]:
+    """The lines of one kind."""
+    lines = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line["kind"] == kind]
+
+
+def losses(run: Path) -> dict[int, float]:
+    """The loss of each step."""
+    found = [(line["step"], line["loss"]) for line in diary(run, "step")]
+    assert len(found) == len(dict(found)), "a step was written twice"
+    return dict(found)
+
+
 def config_for(base: Path, data: Path, **changes: Any) -> SftConfig:
-    """A run of 8 steps; `changes` by the name of the field, wherever it is; a table as a dict of its fields."""
+    """A run of 6 steps; `changes` by the name of the field, wherever it is; a table as a dict of its fields."""
     config = SftConfig(
         model=str(base),
         examples=ExamplesConfig(data=(data,), eval_share=0.2),
-        training=EpochsConfig(steps=STEPS, batch=4, rows=1, validate_every=4, checkpoint_every=3, patience=0),
+        training=EpochsConfig(steps=STEPS, batch=4, rows=1, validate_every=3, checkpoint_every=2, patience=0),
         optim=SftOptimizerConfig(lr=1e-2),
         checkpoints=KeepConfig(asynchronous=False),
         device="cpu",
@@ -169,11 +182,7 @@ def _main(runs: Sequence[Mapping[str, Any]]) -> None:
         for name, number in (("kill", signal.SIGKILL), ("interrupt", signal.SIGINT)):
             if run.get(name):
                 _strike_after(run[name], number)
-        changes = dict(run.get("changes", {}))
-        for name in ("samples", "targets"):
-            if name in changes:
-                changes[name] = tuple(changes[name])
-        config = config_for(Path(run["base"]), Path(run["data"]), **changes)
+        config = config_for(Path(run["base"]), Path(run["data"]), **run.get("changes", {}))
         try:
             print(watched(Path(run["run"]), config), flush=True)
         except ArrieroError as error:

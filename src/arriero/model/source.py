@@ -108,7 +108,7 @@ class LoadedModel:
 
 
 def load_model(source: str, *, device: str = "auto", dtype: DTypeName = "auto", seed: int = 0) -> LoadedModel:
-    """Load a model from any source that is on this machine.
+    """Load a model from any source that is on this machine; it is in evaluation mode: an adapter's dropout is off.
 
     Args:
         source: a name of `NAMED`, a preset, a folder, a `.gguf` file, or the hub id of a fetched model.
@@ -125,14 +125,14 @@ def load_model(source: str, *, device: str = "auto", dtype: DTypeName = "auto", 
     if source in PRESETS:
         model = blank_model(PRESETS[source]).to(to_dtype).to_empty(device=to_device)
         model.tie_weights()
-        return LoadedModel(name=source, model=model.init_weights(seed), path=None, loaded_tokenizer=None)
+        return LoadedModel(name=source, model=model.init_weights(seed).eval(), path=None, loaded_tokenizer=None)
     path = resolve(source)
     if is_adapter(path):
         base = load_model(_base_of(path), device=device, dtype=dtype)
         return put_on(base, path, tokenizer=_tokenizer_of(path) or base.loaded_tokenizer)
     name = path.resolve().name.removesuffix(".gguf") if Path(source).exists() else source
     model, tokenizer = _load(path, to_dtype, to_device)
-    return LoadedModel(name=name, model=model, path=path, loaded_tokenizer=tokenizer)
+    return LoadedModel(name=name, model=model.eval(), path=path, loaded_tokenizer=tokenizer)
 
 
 def put_on(base: LoadedModel, folder: Path, *, tokenizer: Tokenizer | None = None, force: bool = False) -> LoadedModel:

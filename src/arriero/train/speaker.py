@@ -31,7 +31,9 @@ def speaker(
         whole = model if layout.plain else layout.whole(model)
         if whole is None:
             return []
-        answers = Engine(whole, tokenizer).generate(requests)
+        training = whole.training
+        answers = Engine(whole.eval(), tokenizer).generate(requests)
+        whole.train(training)
         return [(prompt, answer.text) for (prompt, _), answer in zip(prompts, answers, strict=True)]
 
     return speak
