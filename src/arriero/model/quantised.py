@@ -214,9 +214,9 @@ def _divisors(largest: Tensor) -> Tensor:
 def _from_nf4(codes: Tensor, inner: Tensor, scales: Tensor, mean: Tensor) -> Tensor:
     """The weights (64 n,), with those that only fill the last block."""
     outer = scales.flatten().repeat_interleave(OUTER_BLOCK)[: len(inner)]  # (n,)
-    largest = _dynamic_tree(codes.device)[inner.int()] * outer + mean  # (n,)
-    values = _pairs(codes.device)[codes.int()].view(torch.float32)  # (n, 64)
-    return values.mul_(largest[:, None]).flatten()
+    largest = _dynamic_tree(codes.device).index_select(0, inner.int()) * outer + mean  # (n,)
+    pairs = _pairs(codes.device).index_select(0, codes.flatten().int())  # (32 n,)
+    return pairs.view(torch.float32).view(-1, BLOCK).mul_(largest[:, None]).flatten()
 
 
 @cache
