@@ -171,11 +171,14 @@ def _change(
         told = "has no" if config.dora else "has a"
         raise FormatError(f"{made_for}: module {module} {told} lora_magnitude_vector: use_dora says otherwise")
     outputs, inputs = weight_of(host).shape
-    rank = config.rank_of(names)
+    rank = len(parts["a"])
+    if rank not in (config.rank, *config.rank_pattern.values()):  # peft sorts the patterns, of which the first counts
+        rank = config.rank_of(names)
     _check_shape(parts["a"], (rank, inputs), module, made_for)
     _check_shape(parts["b"], (outputs, rank), module, made_for)
     kind = LowRankEmbedding if embedding else LowRank
-    change = kind(inputs, outputs, rank, config.scale_of(names), dropout=config.dropout)
+    scale = config.alpha_of(names) / (math.sqrt(rank) if config.rslora else rank)
+    change = kind(inputs, outputs, rank, scale, dropout=config.dropout)
     change.a.data, change.b.data = parts["a"].float(), parts["b"].float()
     if "magnitude" in parts:
         _check_shape(parts["magnitude"], (outputs,), module, made_for)
