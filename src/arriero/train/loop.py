@@ -142,10 +142,16 @@ class Loop:
         layout: Layout,
         watcher: Watcher,
         store: Store | None = None,
+        tidy: Callable[[], None] | None = None,
     ) -> None:
+        """A run before its first step.
+
+        Args:
+            tidy: is called after each step.
+        """
         self.model, self.batches, self.loss_function = model, batches, loss_function
         self.config, self.clip, self.peak, self.schedule = config, optimizer.clip, optimizer.lr, schedule
-        self.layout, self.watcher, self.store = layout, watcher, store
+        self.layout, self.watcher, self.store, self.tidy = layout, watcher, store, tidy
         self.optimizer = build_optimizer(model, optimizer)
         self.step = 0
         self.saved: int | None = None
@@ -174,6 +180,8 @@ class Loop:
                     end = "stopped early"
                     break
                 self._look_up(self._train_step())
+                if self.tidy is not None:
+                    self.tidy()
                 if self.layout.any(interrupted()):
                     end = "interrupted"
                 elif self.layout.any(time.monotonic() > limit):

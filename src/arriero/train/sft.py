@@ -47,14 +47,16 @@ from arriero.train.run_log import RunLog
 from arriero.train.schedule import ScheduleConfig
 from arriero.train.sft_config import SftConfig
 from arriero.train.speaker import speaker
-from arriero.train.speed import keep_freed_memory
+from arriero.train.speed import keep_freed_memory, release_freed_memory
 from arriero.train.supervised import Census, Supervised, pack, split_held_out, supervise
 from arriero.train.watch import Pace, RunWatcher
 
 ADAPTER = "adapter"
 """The name of the adapter, and of its folder in the run's."""
-_TOKENS, _MICRO_TOKENS = 2048, 4096
-"""Of the longest example, and of a micro-batch, where nothing else is asked for."""
+_TOKENS = 2048
+"""Of the longest example, where nothing else is asked for."""
+_MICRO_TOKENS = {"cpu": 2048, "cuda": 8192}
+"""Of a micro-batch, likewise: enough for full speed."""
 _SHOWN = 3
 """Held-out prompts that the model answers at each evaluation."""
 _ANSWER_TOKENS = 128
@@ -164,6 +166,7 @@ def _train(folder: RunFolder, config: SftConfig, prepared: Prepared, layout: Lay
             layout=layout,
             watcher=watcher,
             store=Checkpoints(folder.checkpoints, **dataclasses.asdict(config.checkpoints)),
+            tidy=release_freed_memory,
         )
         resumed = loop.resume()
         if watcher.log is not None:
@@ -264,7 +267,7 @@ def _check_left(kept: Sequence[Supervised], given: Sequence[Example], kind: str,
 
 
 def _micro_rows(config: SftConfig, mean_tokens: float, world: int) -> int:
-    """Units of a micro-batch: as many as come to about 4,096 tokens, and divide a process's part of the batch."""
+    """Units of a micro-batch: as many as come to about `_MICRO_TOKENS`, and divide a process's part of the batch."""
     batch = config.training.batch
     if batch % world:
         raise ArrieroError(f"batch: expected a multiple of the {world} processes, got {batch}")
@@ -273,7 +276,8 @@ def _micro_rows(config: SftConfig, mean_tokens: float, world: int) -> int:
         if own % config.training.rows:
             raise ArrieroError(f"rows: expected a divisor of the batch of {own} a process, got {config.training.rows}")
         return config.training.rows
-    most = max(1, int(_MICRO_TOKENS / max(mean_tokens, 1)))
+    tokens = _MICRO_TOKENS["cuda" if pick_device(config.device).type == "cuda" else "cpu"]
+    most = max(1, int(tokens / max(mean_tokens, 1)))
     return max(rows for rows in range(1, own + 1) if own % rows == 0 and rows <= most)
 
 

@@ -59,7 +59,7 @@ class EpochsConfig:
     batch: int = 16
     """Examples (or packed rows) a step, by all processes together."""
     rows: int | None = None
-    """Examples that a process computes at a time; by default as many as take up to 4,096 tokens."""
+    """Examples that a process computes at a time; by default as many as take 2,048 tokens, on a GPU 8,192."""
     validate_every: int | None = None
     """Steps between evaluations; by default eight in a run."""
     checkpoint_every: int = 100

@@ -29,6 +29,15 @@ def keep_freed_memory() -> None:
     libc.mallopt(trim_threshold, -1)
 
 
+def release_freed_memory() -> None:
+    """Give back to the system what this process has freed and still keeps, where the library is glibc.
+
+    Between steps whose tensors differ in size: what one step left behind does not fit the next, and would pile up.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def flops_per_token(config: LlamaConfig, tokens: int) -> float:
     """Operations to train on one token of a row of `tokens`, forward and backward.
 
