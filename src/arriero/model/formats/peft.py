@@ -101,8 +101,21 @@ def save_peft(model: Llama, name: str, folder: Path, *, base: str, quantised: st
     with atomic_file(folder / WEIGHTS) as aside:
         known = {"base_sketch": json.dumps(sketch(model)), "base_quantised": quantised}
         save_file(tensors, aside, metadata={"format": "pt", **known})
+        _sort_metadata(aside)
     with atomic_file(folder / CONFIG) as aside:
         aside.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _sort_metadata(file: Path) -> None:
+    """Put a file's metadata in order: safetensors writes it in another one each time, and equal adapters are equal."""
+    with file.open("r+b") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= size
+        stream.seek(8)
+        stream.write(text.ljust(size))
 
 
 def load_peft(model: Llama, folder: Path, name: str, *, base: str = "this model", force: bool = False) -> None:
