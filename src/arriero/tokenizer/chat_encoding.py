@@ -111,9 +111,8 @@ class ChatEncoder:
             end = chat.text.find(chat.end, behind)
             if end < 0:
                 raise ArrieroError(f"the chat template leaves out message {index + 1}, an answer: it cannot be learnt")
-            try:
-                served = template.render(chat.turns[:index], add_generation_prompt=True)
-            except ArrieroError:  # a chat that begins with an answer
+            served = _render_before(template, chat, index)
+            if served is None:
                 served = chat.text[: max(behind, end + 1 - len(turn["content"].strip()))]
             stop = next((token for token in own if token[1] > end), None)
             if stop is None or stop[0] not in stop_ids or chat.plain(chat.text[end : stop[1]]).strip():
@@ -191,8 +190,22 @@ def _mark(message: Message, mark: str, end: str, unit: re.Pattern[str]) -> Messa
     return {"role": message["role"], "content": content[:start] + inner + content[start + len(core) :]}
 
 
+def _render_before(template: ChatTemplate, chat: _Marked, index: int) -> str | None:
+    """The text that serving gives the model to answer; None where no chat is served that way.
+
+    A chat that begins with an answer may begin with more than serving no message does, such as a system message.
+    """
+    try:
+        served = template.render(chat.turns[:index], add_generation_prompt=True)
+    except ArrieroError:
+        return None
+    return served if index or chat.text.startswith(served) else None
+
+
 def _shared(x: str, y: str) -> int:
     """How many characters two texts begin with alike."""
+    if y.startswith(x):
+        return len(x)
     return next((place for place, (a, b) in enumerate(zip(x, y, strict=False)) if a != b), min(len(x), len(y)))
 
 
