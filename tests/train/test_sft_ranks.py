@@ -44,6 +44,7 @@ LAUNCHES = ((TWO, 2), (TWO_MORE, 2), (FOUR, 4))
 REFUSED = {
     "quantised": ({"quantise": "nf4"}, "layers.0.attention.wq is quantised and cannot be divided"),
     "dora": ({"lora": {"dora": True}}, "the adapter of layers.0.attention.wq cannot be divided"),
+    "dropout": ({"lora": {"dropout": 0.1}}, "the adapter of layers.0.attention.wq cannot be divided"),
     "output": ({"lora": {"targets": ["wq", "output"]}}, "the adapter of output cannot be divided"),
     "whole": ({"lora": {"whole": ["tok_embeddings"]}}, "the adapter of tok_embeddings cannot be divided"),
     "one head": ({"heads": 1}, "expected a divisor of n_kv_heads = 1, got 2"),

@@ -107,11 +107,12 @@ def _set_adapters_aside(model: Llama, plan: dict[str, ParallelStyle]) -> dict[st
     guests = {}
     for name, module in model.named_modules():
         if isinstance(own := getattr(module, "adapters", None), Guests):
-            plain = all(isinstance(change, LowRank) and change.magnitude is None for change in own.values())
+            low_rank = [change for change in own.values() if isinstance(change, LowRank)]
+            plain = len(low_rank) == len(own) and all(x.magnitude is None and not x.dropout for x in low_rank)
             if not (plain and name.startswith("layers.") and name in plan):
                 raise ArrieroError(
                     f"tensor: the adapter of {name} cannot be divided: expected LoRA of the layers' matrices, without "
-                    "dora and whole; or share the work by --shard"
+                    "dora, dropout and whole; or share the work by --shard"
                 )
             guests[name] = own
     for name in guests:
