@@ -16,8 +16,10 @@ from arriero.model.formats.hf import load_hf, save_hf
 from arriero.model.source import load_model
 from arriero.model.transformer import Llama
 from arriero.train import pretrain as module
+from arriero.train import run_folder
 from arriero.train.checkpoint import list_checkpoints
 from arriero.train.pretrain import pretrain
+from arriero.train.run_folder import RunFolder
 from arriero.train.run_log import RunLog
 from tests.train.pretraining import SHAPE, STEPS, byte_shards, config_for, diary, write_source
 from tests.train.shard_folders import byte_tokenizer, write_shards
@@ -226,6 +228,17 @@ def config_of(shards: Path, **changes: bool) -> module.DataConfig:
 def test_shards_of_one_name_are_refused(sources: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(ArrieroError, match="two folders are of the source 'plays'"):
         pretrain(tmp_path / "run", config_for(sources[0], sources[0]))
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(
+    sources: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_folder, "_WAIT_S", 0.0)
+    run, config = tmp_path / "run", config_for(*sources, steps=1)
+    with RunFolder(run).hold(config), pytest.raises(ArrieroError, match=r"another process .* is writing to the run in"):
+        pretrain(run, config)
+    assert [file.name for file in run.iterdir()] == ["run.lock"]
+    assert pretrain(run, config) == "finished"
 
 
 def test_a_folder_that_is_no_run_is_refused(sources: tuple[Path, Path], tmp_path: Path) -> None:
