@@ -1,6 +1,5 @@
 """`arriero adapter merge|export|list`: what becomes of adapters after training."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,7 +9,7 @@ from rich.table import Table
 from arriero.cli.model_export import check_target
 from arriero.cli.options import positional
 from arriero.cli.output import console, note, print_json, printable
-from arriero.common.errors import ArrieroError, FormatError
+from arriero.common.errors import ArrieroError
 
 if TYPE_CHECKING:
     from arriero.model.quantised import Quantisation
@@ -63,6 +62,8 @@ def merge(config: MergeConfig) -> int:
     from arriero.model.source import load_model
 
     shares = _shares(config)
+    if config.to == "adapter" and config.target.suffix == ".gguf":
+        raise ArrieroError("--to adapter writes a folder: `arriero adapter export` makes a .gguf file of that")
     bases = [base_of(folder, config.model) for folder in config.adapters]
     check_target(config.target, str(config.adapters[0]), force=config.force)
     base = bases[0]  # each adapter is held against its weights
@@ -183,19 +184,18 @@ def _storage(config: MergeConfig) -> "Quantisation":
 
 
 def _facts(folder: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        size = (folder / WEIGHTS).stat().st_size if (folder / WEIGHTS).is_file() else None
-        kinds = [name for name in ("use_rslora", "use_dora") if settings.get(name)]
-        targets = settings.get("target_modules") or []
-        return {
-            "adapter": str(folder),
-            "base": settings.get("base_model_name_or_path"),
-            "rank": settings.get("r"),
-            "alpha": settings.get("lora_alpha"),
-            "kind": ", ".join(kind.removeprefix("use_") for kind in kinds) or "lora",
-            "modules": targets if isinstance(targets, str) else " ".join(map(str, targets)),
-            "bytes": size,
-        }
-    except (ValueError, OSError, AttributeError, TypeError) as error:
-        raise FormatError(f"{folder / 'adapter_config.json'}: damaged ({' '.join(str(error).split())})") from error
+    from arriero.model.formats.hf_config import read_json
+    from arriero.model.formats.peft_config import read_config
+
+    file, weights = folder / "adapter_config.json", folder / WEIGHTS
+    settings = read_json(file)
+    config = read_config(file, settings)
+    return {
+        "adapter": str(folder),
+        "base": settings.get("base_model_name_or_path"),
+        "rank": config.rank,
+        "alpha": config.alpha,
+        "kind": ", ".join(name for name, on in (("rslora", config.rslora), ("dora", config.dora)) if on) or "lora",
+        "modules": " ".join(config.targets),
+        "bytes": weights.stat().st_size if weights.is_file() else None,
+    }

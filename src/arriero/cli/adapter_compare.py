@@ -62,6 +62,8 @@ def compare(config: CompareConfig) -> int:
 
     if len(config.models) < 2:
         raise ArrieroError("expected two models or more, as in `arriero adapter compare MODEL runs/law/adapter`")
+    if config.out is not None and config.out.is_dir():
+        raise ArrieroError(f"--out {config.out}: expected a file, such as {config.out / 'compare.html'}, got a folder")
     examples = read_examples(config.data)[0][: config.most_examples] if config.data else []
     asked = [example.messages[0]["content"] for example in examples if example.messages][: len(PROMPTS)]
     prompts = list(config.prompts or asked or PROMPTS)

@@ -1,5 +1,6 @@
 """`arriero model export`: a model for other tools."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -7,6 +8,12 @@ from typing import Literal
 from arriero.cli.options import positional
 from arriero.cli.output import print_json, printable
 from arriero.common.errors import ArrieroError
+
+_MODEL_FILES = re.compile(
+    r"(adapter_|generation_|tokenizer_|special_tokens_|preprocessor_)?(config|map)\.json|chat_template\.jinja|"
+    r"tokenizer\.(json|model)|(adapter_)?model[\w-]*\.safetensors|model\.safetensors\.index\.json|README\.md"
+)
+"""What a folder of a model, or of an adapter, consists of: nothing else is lost by --force."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +88,16 @@ def check_target(target: Path, source: str, *, force: bool) -> None:
         raise ArrieroError(f"{target} holds the model that is converted: choose another target")
     if not force:
         raise ArrieroError(f"{target} exists already: give --force to replace it, or choose another target")
-    known = any((target / name).is_file() for name in ("config.json", "adapter_config.json"))
-    if target.is_dir() and (target.suffix == ".gguf" or not known):
-        raise ArrieroError(f"{target} is a folder of something else than a model: --force does not replace it")
+    if target.suffix == ".gguf":
+        if not target.is_file():
+            raise ArrieroError(f"{target} is no file: --force replaces a .gguf file by another, and nothing else")
+        return
+    if not target.is_dir():
+        raise ArrieroError(f"{target} is no folder: --force replaces a model's folder by another, and nothing else")
+    names = sorted(path.name for path in target.iterdir())
+    other = next((name for name in names if not _MODEL_FILES.fullmatch(name)), None)
+    if other or not {"config.json", "adapter_config.json"} & set(names):
+        raise ArrieroError(
+            f"{target} holds something else than a model{f', such as {other}' if other else ''}: --force does not "
+            "replace it"
+        )

@@ -1,6 +1,5 @@
 """Adapters written for other tools, and read back before they get their name."""
 
-import shutil
 from pathlib import Path
 
 import torch
@@ -12,7 +11,8 @@ from arriero.model.export import logit_distance
 from arriero.model.formats.gguf_adapter import read_adapter_gguf, save_adapter_gguf
 from arriero.model.formats.peft import load_peft, read_base, save_peft
 from arriero.model.lora import LowRank
-from arriero.model.source import LoadedModel, is_adapter, load_model
+from arriero.model.source import LoadedModel, check_base, is_adapter, load_model
+from arriero.model.staging import staged
 
 _BOUND = 1e-5
 
@@ -22,12 +22,14 @@ def base_of(folder: Path, model: str | None = None) -> str:
 
     Raises:
         NotFoundError: the folder holds no adapter, or it names no model.
+        ArrieroError: what it names is an adapter too.
     """
     if not is_adapter(folder):
         raise NotFoundError(f"{folder} is no adapter: expected a folder with adapter_config.json, as of `arriero sft`")
     base = model or read_base(folder)
     if base is None:
         raise NotFoundError(f"{folder} does not name its model: give that as --model")
+    check_base(base, folder)
     return base
 
 
@@ -53,9 +55,7 @@ def export_peft(loaded: LoadedModel, name: str, target: Path, base: str, *, quan
     """
     adapters = Adapters.of(loaded.model)
     adapters.activate(name)
-    aside = target.with_name(f".{target.name}.new")
-    shutil.rmtree(aside, ignore_errors=True)
-    with atomic_folder(aside) as folder:
+    with staged(target) as written, atomic_folder(written) as folder:
         save_peft(loaded.model, name, folder, base=base, quantised=quantised)
         loaded.tokenizer.save(folder)
         again = load_model(base, device="cpu", dtype="float32")
@@ -63,9 +63,6 @@ def export_peft(loaded: LoadedModel, name: str, target: Path, base: str, *, quan
         Adapters.of(again.model).activate(name)
         if not (distance := logit_distance(loaded.model, again.model)) <= _BOUND:
             raise ArrieroError(f"{target}: not written: read back, its logits differ by {distance:.2g} of their spread")
-    if target.is_dir():
-        shutil.rmtree(target)
-    aside.replace(target)
 
 
 def export_gguf(loaded: LoadedModel, name: str, target: Path) -> None:
@@ -84,13 +81,9 @@ def export_gguf(loaded: LoadedModel, name: str, target: Path) -> None:
             )
         a, b = (factor.detach() for factor in change.factors())
         pairs[module] = (a, change.scale * len(a) * b)  # llama.cpp scales by α over the rank; α is 1
-    aside = target.with_name(f".{target.stem}.new.gguf")
-    try:
-        save_adapter_gguf(pairs, aside, alpha=1.0, config=loaded.model.config, name=target.stem)
-        again, alpha = read_adapter_gguf(aside, loaded.model.config)
+    with staged(target) as written:
+        save_adapter_gguf(pairs, written, alpha=1.0, config=loaded.model.config, name=target.stem)
+        again, alpha = read_adapter_gguf(written, loaded.model.config)
         same = alpha == 1.0 and again.keys() == pairs.keys()
         if not same or any(not torch.equal(x, y) for m in pairs for x, y in zip(pairs[m], again[m], strict=True)):
             raise ArrieroError(f"{target}: not written: it reads back as another adapter")
-        aside.replace(target)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -4,9 +4,6 @@ Compared are the logits of some tokens and the ids of a rendered chat. The bound
 wrong order of Q's and K's rows, a lost head or another tokenizer costs a hundred times more.
 """
 
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -15,6 +12,7 @@ import torch
 from arriero.common.errors import ArrieroError
 from arriero.common.files import atomic_folder
 from arriero.model.source import LoadedModel, load_model
+from arriero.model.staging import staged
 from arriero.model.transformer import Llama
 from arriero.tokenizer.chat import Message
 from arriero.tokenizer.tokenizer import Tokenizer
@@ -47,7 +45,7 @@ def export_model(loaded: LoadedModel, target: Path, storage: Storage = "f16") ->
         raise ArrieroError(f"--store: expected {allowed}, got {storage}")
     if loaded.model.adapters is not None and loaded.model.adapters.configs:  # type: ignore[attr-defined]
         raise ArrieroError("the model has an adapter that is not merged: merge it first")
-    with _aside(target) as written:
+    with staged(target) as written:
         if as_gguf:
             from arriero.model.formats.gguf_export import save_gguf
 
@@ -103,22 +101,3 @@ def _chat_ids(tokenizer: Tokenizer) -> list[int]:
         return tokenizer.encode_chat(_CHAT)
     except ArrieroError:
         return tokenizer.encode("\n".join(message["content"] for message in _CHAT))
-
-
-@contextmanager
-def _aside(target: Path) -> Iterator[Path]:
-    """A path beside the target, which takes its place at the end; or goes away, if an error comes first."""
-    aside = target.with_name(f".{target.stem}.new{target.suffix}")
-
-    def remove(path: Path) -> None:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        path.unlink(missing_ok=True)
-
-    remove(aside)
-    try:
-        yield aside
-        remove(target)
-        aside.replace(target)
-    finally:
-        remove(aside)

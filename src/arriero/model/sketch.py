@@ -46,7 +46,7 @@ def compare_sketch(model: Llama, saved: str, made_for: str) -> None:
     own = sketch(model)
     try:
         other = [float(value) for value in json.loads(saved)]
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ArrieroError(f"{made_for}: the sketch of its base is damaged") from error
     if len(other) != len(own) or not _cosine(own, other) >= _LEAST_COSINE:
         raise ArrieroError(f"{made_for}: their weights differ; give the adapter its own base")

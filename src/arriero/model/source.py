@@ -171,6 +171,7 @@ def load_merged(
     if adapter is not None:
         if not is_adapter(adapter):
             raise NotFoundError(f"{adapter} is no adapter: expected a folder with adapter_config.json")
+        check_base(source, adapter)
         loaded = put_on(loaded, adapter, tokenizer=_tokenizer_of(adapter))
     if loaded.model.adapters is not None:
         from arriero.model.adapters import Adapters
@@ -184,6 +185,21 @@ def load_merged(
 def is_adapter(path: Path) -> bool:
     """Whether a path is a folder with an adapter in PEFT's format, and no model."""
     return (path / "adapter_config.json").is_file() and not (path / "config.json").is_file()
+
+
+def check_base(base: str, folder: Path) -> None:
+    """Whether the base of a folder's adapter is a model; one adapter over another could go round in circles.
+
+    Raises:
+        ArrieroError: it is an adapter.
+    """
+    if "\0" in base:
+        raise FormatError(f"{folder}: the name of its model holds a zero byte")
+    if base not in NAMED and is_adapter(Path(base).expanduser()):
+        raise ArrieroError(
+            f"{folder} is for {base}, which is an adapter itself: merge that one with `arriero adapter merge`, and "
+            "give the result as --model"
+        )
 
 
 def resolve(source: str) -> Path:
@@ -268,6 +284,7 @@ def _base_of(folder: Path) -> str:
         raise NotFoundError(
             f"{folder} does not name the model that it is for: give that as --model, and this --adapter"
         )
+    check_base(base, folder)
     return base
 
 

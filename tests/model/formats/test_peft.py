@@ -252,7 +252,7 @@ def test_keys_that_match_nothing_are_listed(folder, base):
         ({"ensure_weight_tying": True}, "ensure_weight_tying"),
         ({"init_lora_weights": "pissa_niter_4"}, "means a base with other weights"),
         ({"init_lora_weights": "OLoRA"}, "means a base with other weights"),
-        ({"r": "many"}, "r: invalid literal"),
+        ({"r": "many"}, "r: expected a number, got 'many'"),
         ({"r": 0}, "rank: expected a rank of 1 or more, got 0"),
         ({"r": 5}, r"q_proj expected a matrix of shape \(5, 64\), got \(4, 64\)"),
         ({"lora_alpha": -1}, "alpha: expected a number above 0"),
@@ -270,7 +270,7 @@ def test_settings_that_are_not_supported_are_refused_by_name(folder, base, setti
 ODD_TENSORS = {
     "half": (lambda t: t.pop(Q_A), "q_proj has only one of its two matrices"),
     "nan": (lambda t: t[Q_A].fill_(torch.nan), "q_proj holds numbers that are not finite"),
-    "integers": (lambda t: t.update({Q_A: t[Q_A].int()}), "q_proj holds numbers that are not finite"),
+    "integers": (lambda t: t.update({Q_A: t[Q_A].int()}), "q_proj holds torch.int32, expected floating point"),
     "flat": (lambda t: t.update({Q_A: t[Q_A].flatten()}), r"q_proj expected a matrix of shape \(4, 64\), got \(256,\)"),
     "norm": (
         lambda t: t.update({"base_model.model.model.norm.weight": torch.ones(64)}),

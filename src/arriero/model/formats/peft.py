@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from arriero.common.errors import ArrieroError, FormatError
 from arriero.common.files import atomic_file
 from arriero.model.adapters import Adapters
 from arriero.model.formats.hf_config import read_json
+from arriero.model.formats.peft_config import read_config, shorten
 from arriero.model.guests import Change
 from arriero.model.lora import LoraConfig, LowRank, LowRankEmbedding, Whole, WholeEmbedding, WholeLinear, weight_of
 from arriero.model.quantised import Quantisation, QuantisedLinear
@@ -40,23 +41,6 @@ _LEAVES = {
     "base_layer.weight": "base",
     "weight": "whole",
 }
-_REFUSED = {
-    "bias": ("none", None),
-    "fan_in_fan_out": (False, None),
-    "lora_bias": (False, None),
-    "layer_replication": (None, []),
-    "trainable_token_indices": (None, [], {}),
-    "target_parameters": (None, []),
-    "use_qalora": (False, None),
-    "alora_invocation_tokens": (None, []),
-    "use_bdlora": (None, False),
-    "arrow_config": (None,),
-    "monteclora_config": (None,),
-    "velora_config": (None,),
-    "kasa_config": (None,),
-    "ensure_weight_tying": (False, None),
-}
-"""Settings that give the tensors another meaning, and the values without which they do not."""
 
 
 def read_base(folder: Path) -> str | None:
@@ -130,7 +114,7 @@ def load_peft(model: Llama, folder: Path, name: str, *, base: str = "this model"
         ArrieroError: the adapter is for another base, or has what is not supported; the message says what.
     """
     settings = read_json(folder / CONFIG)
-    config = _read_config(folder, settings)
+    config = read_config(folder / CONFIG, settings)
     tensors, metadata = _read(folder / WEIGHTS)
     adapters = Adapters.of(model)
     theirs = {hf: ours for ours, (_, hf) in adapters.names.items()}
@@ -144,12 +128,12 @@ def load_peft(model: Llama, folder: Path, name: str, *, base: str = "this model"
         else:
             own.setdefault(module, {})[_LEAVES[found[2]]] = tensor
     if unknown or not own:
-        listed = ", ".join(unknown[:3]) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
+        listed = ", ".join(map(shorten, unknown[:3])) + (f" and {len(unknown) - 3} more" if len(unknown) > 3 else "")
         raise FormatError(
             f"{folder / WEIGHTS}: {listed or 'no tensor at all'}: no module of {base} goes by that name; expected "
             f"{_ROOT}model.layers.0.self_attn.q_proj.lora_A.weight and the like"
         )
-    told_base = settings.get("base_model_name_or_path") or "an unnamed model"
+    told_base = shorten(str(settings.get("base_model_name_or_path") or "an unnamed model"))
     made_for = f"{folder} was made for {told_base}, and this is {base}"
     if not force and "base_sketch" in metadata:
         compare_sketch(model, metadata["base_sketch"], made_for)
@@ -184,7 +168,7 @@ def _change(
         told = "has no" if config.dora else "has a"
         raise FormatError(f"{made_for}: module {module} {told} lora_magnitude_vector: use_dora says otherwise")
     outputs, inputs = weight_of(host).shape
-    rank = len(parts["a"])
+    rank = parts["a"].shape[0] if parts["a"].dim() else 0
     if rank not in (config.rank, *config.rank_pattern.values()):  # peft sorts the patterns, of which the first counts
         rank = config.rank_of(names)
     _check_shape(parts["a"], (rank, inputs), module, made_for)
@@ -193,6 +177,8 @@ def _change(
     scale = config.alpha_of(names) / (math.sqrt(rank) if config.rslora else rank)
     change = kind(inputs, outputs, rank, scale, dropout=config.dropout)
     change.a.data, change.b.data = parts["a"].float(), parts["b"].float()
+    if not (scale * change.b.data).isfinite().all():
+        raise FormatError(f"{made_for}: module {module} times its scale {scale:.3g} is no finite number")
     if "magnitude" in parts:
         _check_shape(parts["magnitude"], (outputs,), module, made_for)
         change.magnitude = nn.Parameter(parts["magnitude"].float())
@@ -211,7 +197,9 @@ def _check_shape(tensor: Tensor, shape: tuple[int, ...], module: str, made_for: 
         raise ArrieroError(
             f"{made_for}: at module {module} expected a matrix of shape {shape}, got {tuple(tensor.shape)}"
         )
-    if not tensor.is_floating_point() or not tensor.float().sum().isfinite():
+    if not tensor.is_floating_point():
+        raise FormatError(f"{made_for}: module {module} holds {tensor.dtype}, expected floating point")
+    if not tensor.float().isfinite().all():
         raise FormatError(f"{made_for}: module {module} holds numbers that are not finite")
 
 
@@ -267,47 +255,6 @@ def _short(modules: Mapping[str, Any], adapters: Adapters) -> list[str]:
     return sorted(
         {last if meant[last] == every[last] else module for module in modules for last in [module.rpartition(".")[2]]}
     )
-
-
-def _read_config(folder: Path, settings: Mapping[str, Any]) -> LoraConfig:
-    file = folder / CONFIG
-    if settings.get("peft_type") != "LORA":
-        raise FormatError(f"{file}: expected peft_type LORA, got {settings.get('peft_type')!r}")
-    for key, plain in _REFUSED.items():
-        if settings.get(key) not in (*plain, plain[0]):
-            raise FormatError(f"{file}: {key} = {settings[key]!r} is not supported: expected {plain[0]!r}")
-    start = settings.get("init_lora_weights", True)
-    if isinstance(start, str) and start.lower().startswith(("pissa", "olora", "corda", "loftq", "lora_ga")):
-        raise FormatError(
-            f"{file}: init_lora_weights = {start!r} means a base with other weights: save it with peft's "
-            "path_initial_model_for_weight_conversion"
-        )
-
-    def read(key: str, default: Any, kind: Callable[[Any], Any]) -> Any:
-        value = settings.get(key)
-        try:
-            return default if value is None else kind(value)
-        except (TypeError, ValueError) as error:
-            raise FormatError(f"{file}: {key}: {' '.join(str(error).split())}") from error
-
-    def numbers(kind: Callable[[Any], Any]) -> Callable[[Any], dict[str, Any]]:
-        return lambda table: {str(name): kind(value) for name, value in dict(table).items()}
-
-    targets = settings.get("target_modules") or ()
-    try:
-        return LoraConfig(
-            rank=read("r", 8, int),
-            alpha=read("lora_alpha", 8.0, float),
-            targets=(targets,) if isinstance(targets, str) else tuple(map(str, targets)),
-            rank_pattern=read("rank_pattern", {}, numbers(int)),
-            alpha_pattern=read("alpha_pattern", {}, numbers(float)),
-            dropout=read("lora_dropout", 0.0, float),
-            rslora=bool(settings.get("use_rslora")),
-            dora=bool(settings.get("use_dora")),
-            whole=tuple(map(str, settings.get("modules_to_save") or ())),
-        )
-    except ArrieroError as error:
-        raise FormatError(f"{file}: {error}") from error
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
