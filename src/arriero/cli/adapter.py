@@ -194,7 +194,7 @@ def _facts(folder: Path) -> dict[str, Any]:
         "adapter": str(folder),
         "base": settings.get("base_model_name_or_path"),
         "rank": config.rank,
-        "alpha": config.alpha,
+        "alpha": int(config.alpha) if config.alpha.is_integer() else config.alpha,
         "kind": ", ".join(name for name, on in (("rslora", config.rslora), ("dora", config.dora)) if on) or "lora",
         "modules": " ".join(config.targets),
         "bytes": weights.stat().st_size if weights.is_file() else None,

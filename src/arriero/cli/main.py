@@ -47,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str) -> int:
-    print(f"arriero: error: {' '.join(message.split())}", file=sys.stderr)
+    from arriero.cli.output import printable  # lazily: it imports rich, which --help does without
+
+    print(f"arriero: error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return USAGE
 
 

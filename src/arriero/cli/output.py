@@ -34,12 +34,12 @@ def print_json(value: Any) -> None:
 
 def note(message: str) -> None:
     """A message for the person at the terminal, on the error stream."""
-    console(error=True).print(escape(message), style="dim")
+    console(error=True).print(escape(printable(message)), style="dim")
 
 
 def warn(message: str) -> None:
     """A message that must not be overlooked, on the error stream."""
-    console(error=True).print(f"[yellow]{escape(message)}[/]")
+    console(error=True).print(f"[yellow]{escape(printable(message))}[/]")
 
 
 def printable(text: str) -> str:

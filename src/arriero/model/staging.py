@@ -43,7 +43,8 @@ def staged(target: Path) -> Iterator[Path]:
         except SafetensorError as error:
             raise ArrieroError(f"{target}: cannot be written ({error})") from error
         except OSError as error:
-            raise ArrieroError(f"{error.filename or target}: cannot be written ({error.strerror or error})") from error
+            reason = error.strerror or f"{error}: is the disk full?"  # NumPy counts bytes and gives no other reason
+            raise ArrieroError(f"{error.filename or target}: cannot be written ({reason})") from error
         finally:
             shutil.rmtree(aside)
 
