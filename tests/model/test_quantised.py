@@ -293,7 +293,8 @@ quantise_model(small, sys.argv[1])  # what the libraries need for themselves
 before = resident()
 quantise_model(model, sys.argv[1])
 after = resident()
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+status = open("/proc/self/status").read()  # getrusage's peak is that of the process which started this one
+peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
 print(before, after, peak)
 """
 
