@@ -118,12 +118,13 @@ def _estimate(config: SftCommand, settings: SftConfig, prepared: "Prepared") -> 
 
 
 def _in_words(expected: "Estimate") -> str:
-    minutes = expected.seconds / 60
-    time = f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
+    seconds = expected.seconds
+    time = f"{seconds:.0f} seconds" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+    time = time if seconds < 7200 else f"{seconds / 3600:.1f} hours"
     return (
-        f"{expected.steps:,} steps take about {time} and {expected.memory_bytes / 2**30:.1f} GiB "
-        f"({expected.supervised_per_second:,.0f} supervised tokens/s; {expected.trained:,} of {expected.parameters:,} "
-        "parameters learn)"
+        f"{expected.steps:,} steps take about {time}, beside samples and checkpoints, and "
+        f"{expected.memory_bytes / 2**30:.1f} GiB ({expected.supervised_per_second:,.0f} supervised tokens/s; "
+        f"{expected.trained:,} of {expected.parameters:,} parameters learn)"
     )
 
 
