@@ -9,8 +9,9 @@ import torch
 from arriero.model.adapters import Adapters
 from arriero.model.export import compare_models, export_model, logit_distance
 from arriero.model.formats import gguf_export
-from arriero.model.formats.peft import save_peft
+from arriero.model.formats.peft import read_quantised, save_peft
 from arriero.model.lora import LoraConfig
+from arriero.model.quantised import quantise_model
 from arriero.model.source import LoadedModel, load_merged, load_model
 
 
@@ -163,3 +164,33 @@ def test_a_model_with_an_adapter_on_is_not_exported_without_it(tiny_model, law, 
     loaded: LoadedModel = load_model(str(law))
     with pytest.raises(ArrieroError, match="merge it first"):
         export_model(loaded, tmp_path / "half")
+
+
+def test_the_template_that_an_adapter_learnt_goes_with_it(run, tiny_model, law, tmp_path):
+    taught = load_model(str(law)).tokenizer
+    taught.use_chat_template("llama2")
+    taught.save(law)
+    run("adapter", "merge", tmp_path / "merged", law)
+    run("adapter", "export", law, tmp_path / "copy")
+    run("model", "export", law, tmp_path / "whole")
+    for name in ("merged", "copy", "whole"):
+        assert load_model(str(tmp_path / name)).tokenizer.chat_template.source == taught.chat_template.source
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_an_adapter_over_a_quantised_base_is_used_exported_and_merged_over_it(run, tiny_model, tmp_path, kind):
+    live = load_model(str(tiny_model), dtype="float32")
+    quantise_model(live.model, kind)
+    adapters = Adapters.of(live.model)
+    adapters.add("new", LoraConfig(), seed=1)
+    for change in adapters.changes("new").values():
+        change.b.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(1))
+    folder = tmp_path / "few-bits"
+    save_peft(live.model, "new", folder, base=str(tiny_model), quantised=kind)
+    assert logit_distance(live.model, load_model(str(folder)).model) == 0
+    assert logit_distance(live.model, load_merged(str(tiny_model), folder).model) < 1e-5
+    assert run("adapter", "export", folder, tmp_path / "copy").code == 0
+    assert read_quantised(tmp_path / "copy") == kind
+    assert run("model", "export", folder, tmp_path / "copy2", "--to", "peft").code == 0
+    assert run("adapter", "merge", tmp_path / "merged", tmp_path / "copy2", "--store", "f32").code == 0
+    assert logit_distance(live.model, load_model(str(tmp_path / "merged")).model) < 1e-5

@@ -54,12 +54,14 @@ def merge(config: MergeConfig) -> int:
       arriero adapter merge both.gguf runs/law/adapter runs/tax/adapter --shares 0.7 --shares 0.3 --store q8_0
       arriero adapter merge both runs/law/adapter runs/tax/adapter --to adapter --rank 16
     """
-    from arriero.model.adapter_export import base_of, export_peft
+    import dataclasses
+
+    from arriero.model.adapter_export import export_peft
     from arriero.model.adapters import Adapters
     from arriero.model.export import export_model
     from arriero.model.formats.peft import load_peft
     from arriero.model.quantised import quantise_model
-    from arriero.model.source import load_model
+    from arriero.model.source import base_of, load_model, tokenizer_of
 
     shares = _shares(config)
     if config.to == "adapter" and config.target.suffix == ".gguf":
@@ -68,6 +70,8 @@ def merge(config: MergeConfig) -> int:
     check_target(config.target, str(config.adapters[0]), force=config.force)
     base = bases[0]  # each adapter is held against its weights
     loaded = load_model(base, device="cpu", dtype="float32")
+    words = tokenizer_of(config.adapters[0]) or loaded.loaded_tokenizer  # with the chat template that it learnt
+    loaded = dataclasses.replace(loaded, loaded_tokenizer=words)
     kind = _storage(config)
     if kind != "none" and config.to == "model":
         note(f"merging into the base in {kind}, as training saw it; --full-precision takes the weights before that")
@@ -117,13 +121,14 @@ def export(config: ExportConfig) -> int:
       arriero adapter export runs/law/adapter law-adapter.gguf
     """
     from arriero.model.adapter_export import export_gguf, export_peft, open_adapter
+    from arriero.model.formats.peft import read_quantised
 
     check_target(config.target, str(config.adapter), force=config.force)
     loaded, base = open_adapter(config.adapter, config.model)
     if config.target.suffix == ".gguf":
         export_gguf(loaded, "adapter", config.target)
     else:
-        export_peft(loaded, "adapter", config.target, base)
+        export_peft(loaded, "adapter", config.target, base, quantised=read_quantised(config.adapter))
     if config.json:
         print_json({"adapter": str(config.adapter), "target": str(config.target)})
     else:

@@ -56,9 +56,11 @@ def export(config: ExportConfig) -> int:
         raise ArrieroError(f"--to {to}: expected TARGET to be {'a .gguf file' if to == 'gguf' else 'a folder'}")
     if to == "peft":
         from arriero.model.adapter_export import export_peft, open_adapter
+        from arriero.model.formats.peft import read_quantised
 
-        opened, base = open_adapter(config.adapter or Path(config.model), config.model if config.adapter else None)
-        export_peft(opened, "adapter", config.target, base)
+        folder = config.adapter or Path(config.model)
+        opened, base = open_adapter(folder, config.model if config.adapter else None)
+        export_peft(opened, "adapter", config.target, base, quantised=read_quantised(folder))
         facts = {"model": config.model, "target": str(config.target), "to": to}
         told = f"{config.target}: the adapter in PEFT's format"
     else:

@@ -4,42 +4,23 @@ from pathlib import Path
 
 import torch
 
-from arriero.common.errors import ArrieroError, NotFoundError
+from arriero.common.errors import ArrieroError
 from arriero.common.files import atomic_folder
 from arriero.model.adapters import Adapters
 from arriero.model.export import logit_distance
 from arriero.model.formats.gguf_adapter import read_adapter_gguf, save_adapter_gguf
-from arriero.model.formats.peft import load_peft, read_base, save_peft
+from arriero.model.formats.peft import load_peft, save_peft
 from arriero.model.lora import LowRank
-from arriero.model.source import LoadedModel, check_base, is_adapter, load_model
+from arriero.model.source import LoadedModel, base_of, load_model, put_on
 from arriero.model.staging import staged
 
 _BOUND = 1e-5
 
 
-def base_of(folder: Path, model: str | None = None) -> str:
-    """The model source that an adapter is for: `model`, or what the adapter names.
-
-    Raises:
-        NotFoundError: the folder holds no adapter, or it names no model.
-        ArrieroError: what it names is an adapter too.
-    """
-    if not is_adapter(folder):
-        raise NotFoundError(f"{folder} is no adapter: expected a folder with adapter_config.json, as of `arriero sft`")
-    base = model or read_base(folder)
-    if base is None:
-        raise NotFoundError(f"{folder} does not name its model: give that as --model")
-    check_base(base, folder)
-    return base
-
-
 def open_adapter(folder: Path, model: str | None = None) -> tuple[LoadedModel, str]:
     """The base in fp32, with the folder's adapter on by the name `adapter`; and the base's source."""
     base = base_of(folder, model)
-    loaded = load_model(base, device="cpu", dtype="float32")
-    load_peft(loaded.model, folder, "adapter", base=loaded.name)
-    Adapters.of(loaded.model).activate("adapter")
-    return loaded, base
+    return put_on(load_model(base, device="cpu", dtype="float32"), folder, as_trained=False), base
 
 
 @torch.no_grad()

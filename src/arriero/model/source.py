@@ -128,31 +128,31 @@ def load_model(source: str, *, device: str = "auto", dtype: DTypeName = "auto", 
         return LoadedModel(name=source, model=model.init_weights(seed).eval(), path=None, loaded_tokenizer=None)
     path = resolve(source)
     if is_adapter(path):
-        base = load_model(_base_of(path), device=device, dtype=dtype)
-        return put_on(base, path, tokenizer=_tokenizer_of(path) or base.loaded_tokenizer)
+        return put_on(load_model(base_of(path), device=device, dtype=dtype), path)
     name = path.resolve().name.removesuffix(".gguf") if Path(source).exists() else source
     model, tokenizer = _load(path, to_dtype, to_device)
     return LoadedModel(name=name, model=model.eval(), path=path, loaded_tokenizer=tokenizer)
 
 
-def put_on(base: LoadedModel, folder: Path, *, tokenizer: Tokenizer | None = None, force: bool = False) -> LoadedModel:
-    """The base with the adapter of a folder in PEFT's format on.
+def put_on(base: LoadedModel, folder: Path, *, as_trained: bool = True) -> LoadedModel:
+    """The base with the adapter of a folder in PEFT's format on, and the tokenizer that the folder carries, if any.
 
     Args:
-        tokenizer: by default the base's.
-        force: take the adapter although it was made for other weights.
+        as_trained: quantise the base to what it was while the adapter was trained: over other weights it is another
+            model.
 
     Raises:
         FormatError, ArrieroError: it is damaged, or for another base.
     """
     from arriero.model.adapters import Adapters
-    from arriero.model.formats.peft import load_peft
+    from arriero.model.formats.peft import load_peft, read_quantised
+    from arriero.model.quantised import quantise_model
 
-    adapters, name = Adapters.of(base.model), "adapter"
-    load_peft(base.model, folder, name, base=base.name, force=force)
-    adapters.activate(name)
-    called = f"{base.name}+{folder.resolve().name}"
-    words = tokenizer or base.loaded_tokenizer
+    if as_trained and (kind := read_quantised(folder)) != "none":
+        quantise_model(base.model, kind)
+    load_peft(base.model, folder, "adapter", base=base.name)
+    Adapters.of(base.model).activate("adapter")
+    called, words = f"{base.name}+{folder.resolve().name}", tokenizer_of(folder) or base.loaded_tokenizer
     return LoadedModel(name=called, model=base.model, path=base.path, loaded_tokenizer=words)
 
 
@@ -169,10 +169,8 @@ def load_merged(
     """
     loaded = load_model(source, device=device, dtype=dtype)
     if adapter is not None:
-        if not is_adapter(adapter):
-            raise NotFoundError(f"{adapter} is no adapter: expected a folder with adapter_config.json")
-        check_base(source, adapter)
-        loaded = put_on(loaded, adapter, tokenizer=_tokenizer_of(adapter))
+        base_of(adapter, source)
+        loaded = put_on(loaded, adapter)
     if loaded.model.adapters is not None:
         from arriero.model.adapters import Adapters
 
@@ -187,12 +185,20 @@ def is_adapter(path: Path) -> bool:
     return (path / "adapter_config.json").is_file() and not (path / "config.json").is_file()
 
 
-def check_base(base: str, folder: Path) -> None:
-    """Whether the base of a folder's adapter is a model; one adapter over another could go round in circles.
+def base_of(folder: Path, model: str | None = None) -> str:
+    """The model source that a folder's adapter is for: `model`, or what the adapter names.
 
     Raises:
-        ArrieroError: it is an adapter.
+        NotFoundError: the folder holds no adapter, or it names no model.
+        ArrieroError: it is an adapter too: one over another could go round in circles.
     """
+    from arriero.model.formats.peft import read_base
+
+    if not is_adapter(folder):
+        raise NotFoundError(f"{folder} is no adapter: expected a folder with adapter_config.json, as of `arriero sft`")
+    base = model or read_base(folder)
+    if base is None:
+        raise NotFoundError(f"{folder} does not name its model: give that as --model")
     if "\0" in base:
         raise FormatError(f"{folder}: the name of its model holds a zero byte")
     if base not in NAMED and is_adapter(Path(base).expanduser()):
@@ -200,6 +206,7 @@ def check_base(base: str, folder: Path) -> None:
             f"{folder} is for {base}, which is an adapter itself: merge that one with `arriero adapter merge`, and "
             "give the result as --model"
         )
+    return base
 
 
 def resolve(source: str) -> Path:
@@ -265,27 +272,15 @@ def _load(path: Path, dtype: torch.dtype, device: torch.device) -> tuple[Llama, 
     if (path / "config.json").is_file():
         from arriero.model.formats.hf import load_hf
 
-        return load_hf(path, dtype=dtype, device=device), _tokenizer_of(path)
+        return load_hf(path, dtype=dtype, device=device), tokenizer_of(path)
     if (path / "params.json").is_file():
         from arriero.model.formats.meta import load_meta
 
         model = load_meta(path, dtype=dtype, device=device)
-        return model, _tokenizer_of(path) or _tokenizer_of(path.parent)  # Meta puts it beside the sizes' folders
+        return model, tokenizer_of(path) or tokenizer_of(path.parent)  # Meta puts it beside the sizes' folders
     raise FormatError(
         f"{path} is no model: expected a .gguf file, or a folder with config.json, params.json or adapter_config.json"
     )
-
-
-def _base_of(folder: Path) -> str:
-    from arriero.model.formats.peft import read_base
-
-    base = read_base(folder)
-    if base is None:
-        raise NotFoundError(
-            f"{folder} does not name the model that it is for: give that as --model, and this --adapter"
-        )
-    check_base(base, folder)
-    return base
 
 
 def _gguf_file(path: Path) -> Path | None:
@@ -298,7 +293,8 @@ def _gguf_file(path: Path) -> Path | None:
     return files[0] if len(files) == 1 and not (path / "config.json").is_file() else None
 
 
-def _tokenizer_of(folder: Path) -> Tokenizer | None:
+def tokenizer_of(folder: Path) -> Tokenizer | None:
+    """The tokenizer that a folder carries, if any."""
     if any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         return load_tokenizer(folder)
     return None
