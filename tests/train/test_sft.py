@@ -92,7 +92,7 @@ def strike(monkeypatch: pytest.MonkeyPatch, step: int, act: Any) -> None:
 def script(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
     """Have the evaluations come to these losses, the first before any step."""
     following = iter(values)
-    monkeypatch.setattr(module, "evaluate", lambda *_: {"loss": next(following), "perplexity": 1.0, "by_source": {}})
+    monkeypatch.setattr(module, "validate", lambda *_: {"loss": next(following), "perplexity": 1.0, "by_source": {}})
 
 
 @torch.no_grad()

@@ -66,6 +66,8 @@ class Room:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.told: list[str] = []
+        """What became of the runs of the first launch, the refused ones among them."""
         self.data = write_chats(folder / "chats.jsonl")
         self.base, self.tied = write_base(folder / "base"), write_base(folder / "tied", tied=True)
         self.one_head = write_base(folder / "one-head", n_kv_heads=1)
@@ -86,8 +88,9 @@ class Room:
             orders.append(self.order("interrupted", {}, interrupt=3))
         for done in launch(orders, world):
             assert done.returncode == 0, done.stderr[-3000:]
-            self.told = done.stdout.splitlines()
-            assert self.told[: len(runs)] == ["finished"] * len(runs)
+            told = done.stdout.splitlines()
+            assert told[: len(runs)] == ["finished"] * len(runs)
+            self.told = told if number == 0 else self.told
         return self.folder / str(number)
 
     def _alone(self, number: int, name: str) -> Path:

@@ -114,10 +114,10 @@ def _ask(
 def _loss(loaded: "LoadedModel", rows: "list[Supervised]") -> float:
     from arriero.train.example_batches import EvaluationBatches
     from arriero.train.parallel import Layout
-    from arriero.train.sft import evaluate
+    from arriero.train.pretrain import validate
 
     device = loaded.model.tok_embeddings.weight.device
-    return float(evaluate(loaded.model, EvaluationBatches(rows, rows=4), Layout(device=device))["loss"])
+    return float(validate(loaded.model, {"examples": EvaluationBatches(rows, rows=4)}, Layout(device=device))["loss"])
 
 
 def _show(prompts: Sequence[str], contenders: "Sequence[Contender]") -> None:

@@ -114,5 +114,12 @@ class Block(nn.Module):
         return out
 
 
+def set_recompute(model: nn.Module, recompute: Recompute) -> None:
+    """Tell every block of a model what to compute again."""
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.recompute = recompute
+
+
 def _unless(keep: bool, tensor: Tensor, make: Callable[[], Tensor]) -> AbstractContextManager[None]:
     return nullcontext() if keep else recomputed(tensor, make)

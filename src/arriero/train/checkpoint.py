@@ -252,6 +252,11 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return next(reversed(list_checkpoints(folder)), None)
 
 
+def is_newer(file: Path, checkpoint: Path) -> bool:
+    """Whether a file is there that was written after a checkpoint."""
+    return file.is_file() and file.stat().st_mtime >= (checkpoint / MANIFEST).stat().st_mtime
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """What `checkpoint.json` says: step, world, progress, files.
 

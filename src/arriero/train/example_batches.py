@@ -133,6 +133,9 @@ class ExampleBatches:
 class EvaluationBatches:
     """One pass over the held-out examples, the same number of micro-batches on every rank."""
 
+    bytes = 0
+    """Of text: not counted, as answers alone have a loss."""
+
     def __init__(
         self, examples: Sequence[Supervised], *, rows: int, rank: int = 0, world: int = 1, multiple: int = 1
     ) -> None:

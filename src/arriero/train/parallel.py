@@ -116,7 +116,7 @@ class Layout:
     @property
     def plain(self) -> bool:
         """Whether the model computes as it is: one process, in fp32."""
-        return self.world == 1 and self.dtype == torch.float32
+        return not self._joined
 
     def apply(self, model: Llama) -> Llama:
         """The model, changed in place to compute as the layout says, on its device; the optimizer is built after this.
@@ -127,7 +127,7 @@ class Layout:
             ArrieroError: the model's sizes cannot be divided by `tensor`.
         """
         check_divisible(model.config, self.config.tensor)
-        if not self._joined:
+        if self.plain:
             return model.to(self.device)
         if self.config.tensor > 1:
             split_model(model, self._mesh["tensor"], sequence=self.config.sequence)

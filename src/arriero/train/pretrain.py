@@ -7,11 +7,11 @@ same command continues it, wherever and however it stopped.
 import dataclasses
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -19,7 +19,7 @@ from arriero.common.device import DTypeName, pick_device, pick_dtype
 from arriero.common.errors import ArrieroError
 from arriero.kernels.cross_entropy import IGNORED
 from arriero.model.config import LlamaConfig
-from arriero.model.layers import Block, Recompute
+from arriero.model.layers import Recompute, set_recompute
 from arriero.model.presets import PRESETS
 from arriero.model.source import load_model
 from arriero.model.transformer import Llama
@@ -28,13 +28,13 @@ from arriero.tokenizer.tokenizer import Tokenizer
 from arriero.train.batch import Batch
 from arriero.train.batches import PackedBatches, RowLayout, ValidationBatches
 from arriero.train.carbon import EnergyMeter
-from arriero.train.checkpoint import MANIFEST, Checkpoints, latest_checkpoint
+from arriero.train.checkpoint import Checkpoints, is_newer, latest_checkpoint
 from arriero.train.export import export_hugging_face
 from arriero.train.keep import KeepConfig
 from arriero.train.loop import End, Loop, LoopConfig, Loss
 from arriero.train.optimizer import OptimizerConfig
 from arriero.train.parallel import Layout, ParallelConfig
-from arriero.train.run_facts import run_facts
+from arriero.train.run_facts import take_up
 from arriero.train.run_folder import RunFolder
 from arriero.train.run_log import RunLog, Tracker
 from arriero.train.schedule import ScheduleConfig
@@ -126,10 +126,7 @@ def _pretrain(folder: RunFolder, config: PretrainConfig, layout: Layout, allow: 
             reader.verify()
     model = build_model(config, readers, layout.device if layout.world == 1 else torch.device("cpu"))
     model = layout.apply(model)
-    for layer in model.modules():
-        if isinstance(layer, Block):
-            layer.recompute = config.recompute
-
+    set_recompute(model, config.recompute)
     batches = _batches(config, readers, layout)
     with ExitStack() as block:
         watcher = block.enter_context(_watcher(config, folder, model, held_out, batches, layout, tokenizer))
@@ -146,14 +143,9 @@ def _pretrain(folder: RunFolder, config: PretrainConfig, layout: Layout, allow: 
             watcher=watcher,
             store=Checkpoints(folder.checkpoints, **dataclasses.asdict(config.checkpoints)),
         )
-        resumed = loop.resume()
+        batch_tokens = _batch_tokens(config, layout)
+        take_up(loop, folder, config, watcher.log, batch_tokens=batch_tokens)
         if watcher.log is not None:
-            folder.begin(config)  # not before: a checkpoint that cannot be taken up leaves the folder as it was
-            if not resumed:
-                watcher.log.forget_after(-1)  # of a run that was killed before its first checkpoint
-            batch_tokens = _batch_tokens(config, layout)
-            facts = run_facts(model, layout, batch_tokens=batch_tokens, steps=config.loop.steps)
-            watcher.log.write("start", loop.step, **facts)
             plan = batches.plan(batch_tokens * config.loop.steps)
             watcher.log.write("mixture", loop.step, rows=[dataclasses.asdict(row) for row in plan])
         end = loop.run()
@@ -164,8 +156,8 @@ def _pretrain(folder: RunFolder, config: PretrainConfig, layout: Layout, allow: 
 
 def _export(folder: RunFolder, shape: LlamaConfig, tokenizer: Path) -> None:
     """Write the last checkpoint as a model, unless that was done: a run may go on beyond its first end."""
-    last, written = latest_checkpoint(folder.checkpoints), folder.model / "config.json"
-    if last is None or (written.is_file() and written.stat().st_mtime >= (last / MANIFEST).stat().st_mtime):
+    last = latest_checkpoint(folder.checkpoints)
+    if last is None or is_newer(folder.model / "config.json", last):
         return
     if folder.model.exists():
         shutil.rmtree(folder.model)
@@ -278,9 +270,19 @@ def _watcher(
     )
 
 
+class Pass(Protocol):
+    """Micro-batches of a source's held-out documents, the same number on every rank."""
+
+    @property
+    def bytes(self) -> int: ...
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
 @torch.no_grad()
-def validate(model: Llama, sources: dict[str, ValidationBatches], layout: Layout) -> dict[str, Any]:
+def validate(model: Llama, sources: Mapping[str, Pass], layout: Layout) -> dict[str, Any]:
     """Loss and perplexity over all sources, and by source; every rank takes its share of the rows."""
+    training = model.training
+    model.eval()  # an adapter's dropout is off
     by_source = {}
     for name, batches in sources.items():
         sums = torch.zeros(2, dtype=torch.float64)  # loss, tokens with a loss
@@ -290,6 +292,7 @@ def validate(model: Llama, sources: dict[str, ValidationBatches], layout: Layout
         total, tokens = layout.sum(sums.to(layout.device)).tolist()
         if tokens:
             by_source[name] = {"loss": total / tokens, "tokens": int(tokens), "bytes": batches.bytes}
+    model.train(training)
     tokens = sum(source["tokens"] for source in by_source.values())
     summed = sum(source["loss"] * source["tokens"] for source in by_source.values())
     mean = summed / tokens if tokens else math.nan

@@ -1,4 +1,4 @@
-"""What a run's diary says of it at its start."""
+"""The start of a run, or its resumption: the last checkpoint is taken up, and the diary says what is trained."""
 
 import dataclasses
 import platform
@@ -9,7 +9,31 @@ import torch
 
 from arriero.common.machine import machine_facts
 from arriero.model.transformer import Llama
+from arriero.train.loop import Loop
 from arriero.train.parallel import Layout
+from arriero.train.run_folder import RunFolder
+from arriero.train.run_log import RunLog
+
+
+def take_up(
+    loop: Loop, folder: RunFolder, config: Any, log: RunLog | None, *, batch_tokens: int | None, **facts: Any
+) -> bool:
+    """Resume a loop where its folder has a checkpoint, and begin folder and diary. Whether there was one.
+
+    Args:
+        config: of the run.
+        log: the diary, on the main rank.
+        batch_tokens: of a step, where that is fixed.
+        facts: more to say of the run.
+    """
+    resumed = loop.resume()
+    if log is not None:
+        folder.begin(config)  # not before: a checkpoint that cannot be taken up leaves the folder as it was
+        if not resumed:
+            log.forget_after(-1)  # of a run that was killed before its first checkpoint
+        told = run_facts(loop.model, loop.layout, batch_tokens=batch_tokens, steps=loop.config.steps)
+        log.write("start", loop.step, **told, **facts)
+    return resumed
 
 
 def run_facts(model: Llama, layout: Layout, *, batch_tokens: int | None, steps: int) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,16 +19,16 @@ from arriero.common.device import pick_device, pick_dtype
 from arriero.common.errors import ArrieroError, FormatError
 from arriero.model.adapter_export import export_peft
 from arriero.model.adapters import Adapters
-from arriero.model.layers import Block
+from arriero.model.layers import set_recompute
 from arriero.model.quantised import quantise_model
 from arriero.model.source import LoadedModel, load_model
 from arriero.model.transformer import Llama
 from arriero.tokenizer.tokenizer import Tokenizer
 from arriero.train.carbon import EnergyMeter
 from arriero.train.checkpoint import (
-    MANIFEST,
     Checkpoints,
     gather_state,
+    is_newer,
     latest_checkpoint,
     load_state,
     read_manifest,
@@ -40,15 +39,15 @@ from arriero.train.examples import Example, Format, read_examples
 from arriero.train.export import export_hugging_face
 from arriero.train.loop import End, Loop, LoopConfig
 from arriero.train.parallel import Layout
-from arriero.train.pretrain import next_token_loss
-from arriero.train.run_facts import run_facts
+from arriero.train.pretrain import next_token_loss, validate
+from arriero.train.run_facts import take_up
 from arriero.train.run_folder import RunFolder
 from arriero.train.run_log import RunLog
 from arriero.train.schedule import ScheduleConfig
 from arriero.train.sft_config import SftConfig
 from arriero.train.speaker import speaker
 from arriero.train.speed import keep_freed_memory, release_freed_memory
-from arriero.train.supervised import Census, Supervised, pack, split_held_out, supervise
+from arriero.train.supervised import Census, Supervised, TooLong, pack, split_held_out, supervise
 from arriero.train.watch import Pace, RunWatcher
 
 ADAPTER = "adapter"
@@ -104,8 +103,8 @@ def prepare(config: SftConfig, world: int = 1) -> Prepared:
     answers, too_long = config.examples.answers, config.examples.too_long
     rows, kept, census = supervise(examples, tokenizer, max_tokens=size, answers=answers, too_long=too_long)
     out, out_kept, _ = supervise(held_out, tokenizer, max_tokens=size, answers=answers, too_long=too_long)
-    _check_left(rows, examples, "", config)
-    _check_left(out, held_out, "held-out ", config)
+    _check_left(rows, examples, "", size, too_long)
+    _check_left(out, held_out, "held-out ", size, too_long)
     lengths = [len(row) for row in rows]
     alone: list[tuple[int, ...]] = [(i,) for i in range(len(rows))]
     units = pack(lengths, size) if config.examples.pack else alone
@@ -149,7 +148,7 @@ def sft(run: Path, config: SftConfig, allow: Sequence[str] = (), prepared: Prepa
 
 def _train(folder: RunFolder, config: SftConfig, prepared: Prepared, layout: Layout, allow: Sequence[str]) -> End:
     model = layout.apply(build_model(config, prepared.loaded))
-    set_recompute(model, config)
+    set_recompute(model, config.recompute)
     batches = build_batches(config, prepared, layout)
     torch.manual_seed(config.seed + layout.data_rank)  # of dropout; ranks that share rows leave out the same
     with ExitStack() as block:
@@ -168,13 +167,9 @@ def _train(folder: RunFolder, config: SftConfig, prepared: Prepared, layout: Lay
             store=Checkpoints(folder.checkpoints, **dataclasses.asdict(config.checkpoints)),
             tidy=release_freed_memory,
         )
-        resumed = loop.resume()
+        facts = {"method": config.method, "base": config.model}
+        resumed = take_up(loop, folder, config, watcher.log, batch_tokens=None, **facts)
         if watcher.log is not None:
-            folder.begin(config)  # not before: a checkpoint that cannot be taken up leaves the folder as it was
-            if not resumed:
-                watcher.log.forget_after(-1)  # of a run that was killed before its first checkpoint
-            facts = run_facts(model, layout, batch_tokens=None, steps=prepared.loop.steps)
-            watcher.log.write("start", loop.step, **facts, method=config.method, base=config.model)
             census = {**dataclasses.asdict(prepared.census), "held_out": len(prepared.held_out)}
             watcher.log.write("examples", loop.step, format=prepared.format, **census)
         if not resumed:
@@ -197,13 +192,6 @@ def build_model(config: SftConfig, loaded: LoadedModel) -> Llama:
     return model
 
 
-def set_recompute(model: Llama, config: SftConfig) -> None:
-    """Tell every block what to compute again."""
-    for layer in model.modules():
-        if isinstance(layer, Block):
-            layer.recompute = config.recompute
-
-
 def build_batches(config: SftConfig, prepared: Prepared, layout: Layout) -> ExampleBatches:
     """The run's micro-batches, from the first."""
     return ExampleBatches(
@@ -216,22 +204,6 @@ def build_batches(config: SftConfig, prepared: Prepared, layout: Layout) -> Exam
         seed=config.seed,
         multiple=config.parallel.tensor,
     )
-
-
-@torch.no_grad()
-def evaluate(model: Llama, batches: EvaluationBatches, layout: Layout) -> dict[str, Any]:
-    """Mean loss of the held-out examples' supervised tokens, and their share that the model would have said."""
-    training = model.training
-    model.eval()
-    sums = torch.zeros(2, dtype=torch.float64)  # loss, tokens with a loss
-    for batch in batches:
-        loss = next_token_loss(model, batch)
-        sums += torch.tensor([float(loss.total), loss.count], dtype=torch.float64)
-    model.train(training)
-    total, tokens = layout.sum(sums.to(layout.device)).tolist()
-    mean = total / tokens if tokens else math.nan
-    by_source = {"held out": {"loss": mean, "tokens": int(tokens), "bytes": 0}}
-    return {"loss": mean, "perplexity": math.exp(min(mean, 700.0)), "by_source": by_source}
 
 
 def _with_template(loaded: LoadedModel, config: SftConfig, format: Format) -> Tokenizer:
@@ -257,12 +229,12 @@ def _template(wanted: str) -> str:
         raise FormatError(f"template: expected a file of Jinja text in UTF-8, got {wanted} ({error.reason})") from error
 
 
-def _check_left(kept: Sequence[Supervised], given: Sequence[Example], kind: str, config: SftConfig) -> None:
+def _check_left(kept: Sequence[Supervised], given: Sequence[Example], kind: str, size: int, too_long: TooLong) -> None:
     if given and not kept:
-        cuts = config.examples.too_long == "truncate"
+        cuts = too_long == "truncate"
         raise ArrieroError(
             f"none of {len(given)} {kind}examples {'begins its answer' if cuts else 'ends'} within "
-            f"{config.examples.tokens} tokens: raise --tokens{'' if cuts else ', or give --too-long truncate'}"
+            f"{size} tokens: raise --tokens{'' if cuts else ', or give --too-long truncate'}"
         )
 
 
@@ -315,7 +287,7 @@ def _watcher(config: SftConfig, folder: RunFolder, model: Llama, prepared: Prepa
         RunLog(folder.path, config.trackers) if layout.is_main else None,
         Pace(steps=prepared.loop.steps, batch_tokens=None, flops_per_token=0.0, peak_flops=None),
         meter=EnergyMeter(devices=layout.world) if layout.is_main else None,
-        validate=(lambda: evaluate(model, batches, layout)) if prepared.held_out else None,
+        validate=(lambda: validate(model, {"held out": batches}, layout)) if prepared.held_out else None,
         sample=speak,
     )
 
@@ -341,8 +313,7 @@ def _export(folder: RunFolder, config: SftConfig, prepared: Prepared, best: Path
     """Write the best checkpoint as an adapter or a model, unless that was done."""
     checkpoint = best or latest_checkpoint(folder.checkpoints)
     target = folder.path / ADAPTER if config.method == "lora" else folder.model
-    written = target / "tokenizer_config.json"
-    if checkpoint is None or (written.is_file() and written.stat().st_mtime >= (checkpoint / MANIFEST).stat().st_mtime):
+    if checkpoint is None or is_newer(target / "tokenizer_config.json", checkpoint):
         return
     if config.method == "full":
         if target.exists():

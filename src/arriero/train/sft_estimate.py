@@ -7,9 +7,10 @@ import torch
 
 from arriero.common.device import pick_device, pick_dtype
 from arriero.kernels.cross_entropy import IGNORED
+from arriero.model.layers import set_recompute
 from arriero.train.parallel import Layout
 from arriero.train.pretrain import next_token_loss
-from arriero.train.sft import Prepared, build_batches, build_model, set_recompute
+from arriero.train.sft import Prepared, build_batches, build_model
 from arriero.train.sft_config import SftConfig
 from arriero.train.speed import keep_freed_memory
 from arriero.train.watch import peak_memory
@@ -40,7 +41,7 @@ def estimate(config: SftConfig, prepared: Prepared) -> Estimate:
     layout = Layout(config.parallel, device, pick_dtype(config.dtype, device))
     try:
         model = layout.apply(build_model(config, prepared.loaded)).train()
-        set_recompute(model, config)
+        set_recompute(model, config.recompute)
         longest = build_batches(config, prepared, layout).largest
         supervised = int((longest.targets != IGNORED).sum())
         for _ in range(2):  # the first time allocates
