@@ -9,13 +9,13 @@ prefers the unsafe response to a safe one is kept, flagged, and left out of trai
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from arriero.common.errors import ArrieroError, FormatError, NotFoundError
-from arriero.common.files import atomic_file
+from arriero.common.sqlite_file import FileKind
 from arriero.tokenizer.chat import Message, check_messages
 
 Kind = Literal["helpfulness", "safety"]
@@ -27,8 +27,6 @@ Safety = Literal["chosen safe", "both safe", "both unsafe", "chosen unsafe"]
 Judge = Literal["human", "imported", "reward model", "program"]
 """Who judged."""
 
-SCHEMA_VERSION = 1
-_APPLICATION_ID = 0x41525250  # "ARRP"
 _BUSY_SECONDS = 30.0
 _SCHEMA = """
 CREATE TABLE prompts (id INTEGER PRIMARY KEY, messages TEXT NOT NULL UNIQUE);
@@ -62,6 +60,7 @@ CREATE TABLE judgements (
     UNIQUE (pair_id, annotator)
 );
 """
+_FILE = FileKind(what="file of preferences", application_id=0x41525250, version=1, schema=_SCHEMA)  # "ARRP"
 _PAIR = """
 SELECT pair.id, prompt.messages, one.text, two.text, one.model, two.model, one.sampling, two.sampling,
        pair.kind, pair.source
@@ -156,12 +155,12 @@ class Preferences:
         if not path.is_file():
             if not create:
                 raise NotFoundError(f"no such file of preferences: {path}")
-            _create(path)
+            _FILE.create(path)
         self.path = path
         with self._errors():
             self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
             try:
-                _check(self._db, path)
+                _FILE.check(self._db, path)
             except BaseException:
                 self._db.close()
                 raise
@@ -327,24 +326,6 @@ class Preferences:
             raise
         except sqlite3.DatabaseError as error:
             raise FormatError(f"{self.path} is damaged or no SQLite file ({error})") from error
-
-
-def _create(path: Path) -> None:
-    with atomic_file(path) as aside, closing(sqlite3.connect(aside, isolation_level=None)) as db:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
-        db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-
-def _check(db: sqlite3.Connection, path: Path) -> None:
-    version = int(db.execute("PRAGMA user_version").fetchone()[0])
-    if int(db.execute("PRAGMA application_id").fetchone()[0]) != _APPLICATION_ID:
-        raise FormatError(f"{path} is no file of preferences")
-    if version > SCHEMA_VERSION:
-        raise FormatError(
-            f"{path} has schema {version}, and this version reads {SCHEMA_VERSION}: pip install -U arriero"
-        )
 
 
 def _pair(row: Sequence[Any]) -> Pair:

@@ -1,14 +1,6 @@
-"""Tables of a collection's SQLite file, and the check that a file has them."""
+"""Tables of a collection's SQLite file."""
 
-import sqlite3
-from contextlib import closing
-from pathlib import Path
-
-from arriero.common.errors import FormatError
-from arriero.common.files import atomic_file
-
-SCHEMA_VERSION = 1
-_APPLICATION_ID = 0x41525249  # "ARRI": tells our files from other SQLite files
+from arriero.common.sqlite_file import FileKind
 
 _SCHEMA = """
 CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -48,26 +40,4 @@ CREATE TRIGGER forget_terms AFTER DELETE ON passages BEGIN DELETE FROM terms WHE
 INSERT INTO settings VALUES ('generation', '0');
 """
 
-
-def create_file(path: Path) -> None:
-    """Make an empty store in WAL mode; the file appears whole."""
-    with atomic_file(path) as aside, closing(sqlite3.connect(aside, isolation_level=None)) as db:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
-        db.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-
-def check_schema(db: sqlite3.Connection, path: Path) -> None:
-    """Refuse what this version cannot read.
-
-    Raises:
-        FormatError: another program's file, or a newer schema.
-    """
-    version = int(db.execute("PRAGMA user_version").fetchone()[0])
-    if int(db.execute("PRAGMA application_id").fetchone()[0]) != _APPLICATION_ID:
-        raise FormatError(f"{path} is no collection of arriero's")
-    if version > SCHEMA_VERSION:
-        raise FormatError(
-            f"{path} has schema {version}, and this version reads {SCHEMA_VERSION}: pip install -U arriero"
-        )
+COLLECTION = FileKind(what="collection of arriero's", application_id=0x41525249, version=1, schema=_SCHEMA)  # "ARRI"

@@ -21,7 +21,7 @@ import numpy as np
 from arriero.common.errors import ArrieroError, FormatError, NotFoundError, did_you_mean
 from arriero.rag.contracts import Ids, Vectors
 from arriero.rag.passage import Passage
-from arriero.rag.schema import check_schema, create_file
+from arriero.rag.schema import COLLECTION
 from arriero.rag.terms import index_text, match_expression
 
 FILE_NAME = "store.sqlite"
@@ -72,7 +72,7 @@ class Store:
         with _readable_errors(self.path):
             self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             try:
-                check_schema(self._db, path)
+                COLLECTION.check(self._db, path)
                 self._db.execute("PRAGMA foreign_keys = ON")
                 self._db.execute("PRAGMA synchronous = FULL")
             except BaseException:
@@ -83,7 +83,7 @@ class Store:
     def create(cls, path: Path) -> "Store":
         """Make an empty store; the file appears whole. The caller sees to it that no other process does the same."""
         with _readable_errors(path):
-            create_file(path)
+            COLLECTION.create(path)
         return cls(path)
 
     def close(self) -> None:

@@ -2,12 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
-import jinja2
-from markupsafe import Markup
-
-from arriero import __version__
+from arriero.report.html import render_page
 from arriero.report.page import count, fixed
 
 
@@ -30,20 +26,5 @@ def render_comparison(prompts: Sequence[str], contenders: Sequence[Contender], s
     Args:
         supervised: tokens that the losses are a mean of.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("arriero.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"count": count, "fixed": fixed}
-    style, _, _ = environment.loader.get_source(environment, "report.css")  # type: ignore[union-attr]
-    return environment.get_template("compare.html").render(
-        style=Markup(style),  # noqa: S704 - ours
-        prompts=prompts,
-        contenders=contenders,
-        supervised=supervised,
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        version=__version__,
-    )
+    filters = {"count": count, "fixed": fixed}
+    return render_page("compare.html", filters, prompts=prompts, contenders=contenders, supervised=supervised)

@@ -5,14 +5,10 @@ Bars are plain HTML; nothing has to be installed to see them. Whatever a documen
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
-from arriero import __version__
 from arriero.corpus.ledger import Amount, Ledger
+from arriero.report.html import render_page
 from arriero.report.page import count
 
 MOST_BARS = 40
@@ -38,19 +34,11 @@ def render_corpus(name: str, ledgers: Mapping[str, Ledger], tokens: Mapping[str,
         tokens: by source, where they were counted.
         tokenizer: what they were counted with.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("arriero.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"count": count, "amount": amount, "percent": percent}
-    style, _, _ = environment.loader.get_source(environment, "report.css")  # type: ignore[union-attr]
     kept = sum(ledger.kept.bytes for ledger in ledgers.values())
-    return environment.get_template("corpus.html").render(
+    return render_page(
+        "corpus.html",
+        {"count": count, "amount": amount, "percent": percent},
         title=name,
-        style=Markup(style),  # noqa: S704 - ours
         sources=[_view(source, ledger, kept, tokens.get(source)) for source, ledger in ledgers.items()],
         read=sum(ledger.read.bytes for ledger in ledgers.values()),
         kept=kept,
@@ -58,8 +46,6 @@ def render_corpus(name: str, ledgers: Mapping[str, Ledger], tokens: Mapping[str,
         words=sum(ledger.words for ledger in ledgers.values()),
         tokens=sum(tokens.values()) if tokens else None,
         tokenizer=tokenizer,
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        version=__version__,
     )
 
 

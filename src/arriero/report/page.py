@@ -9,13 +9,10 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
-from arriero import __version__
 from arriero.report import summary
 from arriero.report.curves import Chart, charts
 from arriero.report.drawing import COLOURS, describe, draw, missing_extra
+from arriero.report.html import render_page
 from arriero.report.run import Run
 from arriero.train.carbon import PUE, TONNES_PER_MWH
 
@@ -28,21 +25,6 @@ MOST_SAMPLES = 20
 def render(runs: Sequence[Run]) -> str:
     """The report of one run, or of several beside each other; without matplotlib, tables stand for the curves."""
     missing = missing_extra()
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("arriero.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {
-        "count": count,
-        "short": short,
-        "fixed": fixed,
-        "duration": duration,
-        "size": size,
-        "clock": clock,
-    }
     drawn = [
         {
             "chart": chart,
@@ -52,18 +34,16 @@ def render(runs: Sequence[Run]) -> str:
         }
         for chart in charts(runs)
     ]
-    style, _, _ = environment.loader.get_source(environment, "report.css")  # type: ignore[union-attr]
-    return environment.get_template("report.html").render(
+    return render_page(
+        "report.html",
+        {"count": count, "short": short, "fixed": fixed, "duration": duration, "size": size, "clock": clock},
         title=" and ".join(run.name for run in runs),
-        style=Markup(style),  # noqa: S704 - ours
         runs=[_view(run) for run in runs],
         charts=drawn,
         missing=missing,
         colours=COLOURS,
         pue=PUE,
         intensity=TONNES_PER_MWH,
-        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        version=__version__,
     )
 
 
