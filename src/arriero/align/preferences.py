@@ -9,13 +9,13 @@ prefers the unsafe response to a safe one is kept, flagged, and left out of trai
 import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from arriero.common.errors import ArrieroError, FormatError, NotFoundError
-from arriero.common.sqlite_file import FileKind
+from arriero.common.errors import ArrieroError, NotFoundError
+from arriero.common.sqlite_file import FileKind, readable_errors
 from arriero.tokenizer.chat import Message, check_messages
 
 Kind = Literal["helpfulness", "safety"]
@@ -313,19 +313,9 @@ class Preferences:
         with self._errors(), self._transaction():
             yield
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self) -> AbstractContextManager[None]:
         """What the user can mend, in a line."""
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            raise ArrieroError(
-                f"{self.path} cannot be used ({error}): is another process writing, or the disk full?"
-            ) from error
-        except sqlite3.IntegrityError:
-            raise
-        except sqlite3.DatabaseError as error:
-            raise FormatError(f"{self.path} is damaged or no SQLite file ({error})") from error
+        return readable_errors(self.path, str(self.path))
 
 
 def _pair(row: Sequence[Any]) -> Pair:

@@ -1,11 +1,12 @@
 """SQLite files of ours: made whole, in WAL mode, and told from other programs' files and from newer versions."""
 
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from arriero.common.errors import FormatError
+from arriero.common.errors import ArrieroError, FormatError
 from arriero.common.files import atomic_file
 
 
@@ -43,3 +44,37 @@ class FileKind:
             raise FormatError(
                 f"{path} has schema {version}, and this version reads {self.version}: pip install -U arriero"
             )
+
+
+@contextmanager
+def readable_errors(path: Path, what: str) -> Iterator[None]:
+    """What the user can mend, in a line; what is a defect of ours stays as it is.
+
+    Args:
+        what: what an error calls the file.
+    """
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if (mending := _mend(str(error))) is None:
+            raise
+        raise ArrieroError(f"{what}: {mending}") from error
+    except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+        raise
+    except sqlite3.DatabaseError as error:
+        raise FormatError(f"{path} is damaged or no SQLite file ({error})") from error
+
+
+def _mend(reason: str) -> str | None:
+    """SQLite's reason with what to do about it, where that is the user's to do."""
+    if "full" in reason:
+        return "the disk is full; what was stored before is unharmed: free some space, then run the same command again"
+    if "locked" in reason:
+        return "another process has been writing to it all the while: try again when that one has finished"
+    if "readonly" in reason or "unable to open" in reason:
+        return f"no permission to write there ({reason})"
+    if "disk I/O" in reason:
+        return f"the disk fails ({reason}): look at its health, and at the space that is left"
+    if "fts5" in reason:
+        return "this Python's SQLite has no full-text search (FTS5): take another build of Python"
+    return None

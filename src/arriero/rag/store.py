@@ -11,14 +11,15 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from arriero.common.errors import ArrieroError, FormatError, NotFoundError, did_you_mean
+from arriero.common.errors import ArrieroError, NotFoundError, did_you_mean
+from arriero.common.sqlite_file import readable_errors
 from arriero.rag.contracts import Ids, Vectors
 from arriero.rag.passage import Passage
 from arriero.rag.schema import COLLECTION
@@ -338,19 +339,8 @@ class Store:
             return self._db.execute(query, values).fetchall()
 
 
-@contextmanager
-def _readable_errors(path: Path) -> Iterator[None]:
-    """What the user can mend, in a line; what is a defect of ours stays as it is."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        if (mending := _mend(str(error))) is None:
-            raise
-        raise ArrieroError(f"the collection in {path.parent}: {mending}") from error
-    except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
-        raise
-    except sqlite3.DatabaseError as error:
-        raise FormatError(f"{path} is damaged or no SQLite file ({error})") from error
+def _readable_errors(path: Path) -> AbstractContextManager[None]:
+    return readable_errors(path, f"the collection in {path.parent}")
 
 
 def _condition(filters: Mapping[str, str] | None) -> tuple[str, list[str]]:
@@ -364,21 +354,6 @@ def _condition(filters: Mapping[str, str] | None) -> tuple[str, list[str]]:
             conditions.append("p.document_id IN (SELECT document_id FROM metadata WHERE key = ? AND value = ?)")
             values += [key, _clean(value)]
     return " AND ".join(conditions), values
-
-
-def _mend(reason: str) -> str | None:
-    """SQLite's reason with what to do about it, where that is the user's to do."""
-    if "full" in reason:
-        return "the disk is full; what was stored before is unharmed: free some space, then run the same command again"
-    if "locked" in reason:
-        return "another process has been writing to it all the while: try again when that one has finished"
-    if "readonly" in reason or "unable to open" in reason:
-        return f"no permission to write there ({reason})"
-    if "disk I/O" in reason:
-        return f"the disk fails ({reason}): look at its health, and at the space that is left"
-    if "fts5" in reason:
-        return "this Python's SQLite has no full-text search (FTS5): take another build of Python"
-    return None
 
 
 def _vector(blob: bytes) -> Vectors:
