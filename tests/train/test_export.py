@@ -10,8 +10,10 @@ from safetensors.torch import load_file, save_file
 import arriero.train.export as module
 from arriero.common.errors import ArrieroError, FormatError
 from arriero.model.config import LlamaConfig
-from arriero.model.formats.hf import load_hf, save_hf
+from arriero.model.export import save_with_tokenizer
+from arriero.model.formats.hf import load_hf
 from arriero.model.transformer import Llama
+from arriero.tokenizer.tokenizer import Tokenizer
 from arriero.train.checkpoint import Checkpoints
 from arriero.train.export import export_hugging_face
 from arriero.train.optimizer import OptimizerConfig, build_optimizer
@@ -62,14 +64,14 @@ def test_transformers_reads_the_folder(model: Llama, config: LlamaConfig, tmp_pa
 def test_a_folder_whose_logits_differ_is_not_written(
     model: Llama, config: LlamaConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def save_badly(model: Llama, folder: Path, **options: Any) -> None:
-        save_hf(model, folder, **options)
+    def save_badly(model: Llama, words: Tokenizer, folder: Path, **options: Any) -> None:
+        save_with_tokenizer(model, words, folder, **options)
         file = folder / "model.safetensors"
         tensors = load_file(file)
         tensors["model.norm.weight"] *= 1.01
         save_file(tensors, file)
 
-    monkeypatch.setattr(module, "save_hf", save_badly)
+    monkeypatch.setattr(module, "save_with_tokenizer", save_badly)
     with pytest.raises(ArrieroError, match="exported: not written: read back, its logits differ by up to"):
         export(tmp_path, config)
     assert not (tmp_path / "exported").exists()

@@ -104,7 +104,7 @@ def next_token(model: Llama, batch: Batch) -> Loss:
     return Loss(total, int((batch.targets != IGNORED).sum()), {"half": 0.5 * total.detach()})
 
 
-def make_loop(store=None, loss=next_token, batches=None, lr=1e-2, **config) -> tuple[Loop, Notes]:
+def make_loop(store=None, loss=next_token, batches=None, lr=1e-2, halt=None, **config) -> tuple[Loop, Notes]:
     notes = Notes()
     settings = {"steps": 8, "validate_every": 0, "checkpoint_every": 0} | config
     loop = Loop(
@@ -117,6 +117,7 @@ def make_loop(store=None, loss=next_token, batches=None, lr=1e-2, **config) -> t
         layout=OneProcess(),
         watcher=notes,
         store=store,
+        halt=halt,
     )
     return loop, notes
 
@@ -249,6 +250,14 @@ def test_validates_and_saves_at_the_steps_asked_for_and_saves_once_at_the_end():
     loop.run()
     assert notes.validations == [2, 4, 6]
     assert [step for step, event in notes.events if event == "checkpoint"] == [3, 6]
+
+
+def test_a_reason_to_halt_ends_the_run_after_the_step_with_a_checkpoint():
+    store = Memory()
+    loop, notes = make_loop(store, halt=lambda result: "far enough" if result.step == 3 else None, steps=9)
+    assert loop.run() == "stopped early"
+    assert (loop.step, loop.saved) == (3, 3)
+    assert (3, "halt") in notes.events
 
 
 def test_a_batch_without_any_loss_is_refused():

@@ -111,7 +111,7 @@ class Engine:
 
     def _run(self, rows: list[Row]) -> Generator[list[Row], None, None]:
         """Decode all rows, wave by wave; yields the rows that moved, each step."""
-        with _evaluating(self.model):
+        with evaluating(self.model):
             for wave in self._waves(rows):
                 for row in wave:
                     row.check_cancelled()
@@ -146,7 +146,7 @@ class Engine:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode inside, and each module's own mode again afterwards."""
     training = [module for module in model.modules() if module.training]
     for module in training:

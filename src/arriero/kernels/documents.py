@@ -82,6 +82,10 @@ class Documents:
             spans.append((row, first, first + end - start))
         return cls._from_spans(spans, (batch, tokens), cu_seqlens.device)
 
+    def to(self, device: torch.device) -> "Documents":
+        """The same documents for rows on a device."""
+        return Documents(spans=self.spans, shape=self.shape, table=self.table.to(device))
+
     @property
     def max_length(self) -> int:
         """Tokens of the longest document."""

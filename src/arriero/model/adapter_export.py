@@ -10,6 +10,7 @@ from arriero.model.adapters import Adapters
 from arriero.model.export import logit_distance
 from arriero.model.formats.gguf_adapter import read_adapter_gguf, save_adapter_gguf
 from arriero.model.formats.peft import load_peft, save_peft
+from arriero.model.heads import SCORE
 from arriero.model.lora import LowRank
 from arriero.model.source import LoadedModel, base_of, load_model, put_on
 from arriero.model.staging import staged
@@ -37,13 +38,14 @@ def export_peft(loaded: LoadedModel, name: str, target: Path, base: str, *, quan
     adapters = Adapters.of(loaded.model)
     adapters.activate(name)
     with staged(target) as written, atomic_folder(written) as folder:
-        save_peft(loaded.model, name, folder, base=base, quantised=quantised)
+        head = SCORE if SCORE in loaded.model.heads else None
+        save_peft(loaded.model, name, folder, base=base, quantised=quantised, head=head)
         loaded.tokenizer.save(folder)
         again = load_model(base, device="cpu", dtype="float32")
         load_peft(again.model, folder, name, base=again.name)
         Adapters.of(again.model).activate(name)
         if not (distance := logit_distance(loaded.model, again.model)) <= _BOUND:
-            raise ArrieroError(f"{target}: not written: read back, its logits differ by {distance:.2g} of their spread")
+            raise ArrieroError(f"{target}: not written: read back, it differs by {distance:.2g} of its outputs' spread")
 
 
 def export_gguf(loaded: LoadedModel, name: str, target: Path) -> None:

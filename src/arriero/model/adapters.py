@@ -305,6 +305,21 @@ class Adapters:
         self._untied = True
 
 
+@contextmanager
+def adapter_on(model: Llama, name: str | None) -> Iterator[None]:
+    """Inside, one of a model's adapters is on, or none: then it is the base, bit for bit."""
+    if name is None and model.adapters is None:
+        yield
+        return
+    adapters = Adapters.of(model)
+    before = adapters.active
+    adapters.activate(name)
+    try:
+        yield
+    finally:
+        adapters.activate(before)
+
+
 def copy_adapters(model: Llama, copy: Llama) -> None:
     """Give a copy the model's adapters, without values yet, and the same one on."""
     if isinstance(model.adapters, Adapters):

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 
 from arriero.common.errors import ArrieroError
 from arriero.common.files import atomic_folder
+from arriero.model.heads import SCORE, read_head
 from arriero.model.source import LoadedModel, load_model
 from arriero.model.staging import staged
 from arriero.model.transformer import Llama
@@ -47,19 +49,33 @@ def export_model(loaded: LoadedModel, target: Path, storage: Storage = "f16") ->
         raise ArrieroError("the model has an adapter that is not merged: merge it first")
     with staged(target) as written:
         if as_gguf:
+            if len(loaded.model.heads):
+                raise ArrieroError("a reward model's head has no place in GGUF: export it to a folder")
             from arriero.model.formats.gguf_export import save_gguf
 
             assert storage != "bf16"
             save_gguf(loaded.model, loaded.tokenizer, written, kind=storage, name=loaded.name)
         else:
-            from arriero.model.formats.hf import save_hf
-
             dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[storage]
-            words = loaded.tokenizer
             with atomic_folder(written) as folder:
-                save_hf(loaded.model, folder, dtype=dtype, bos_id=words.bos_id, eos_id=words.eos_id)
-                words.save(folder)
+                save_with_tokenizer(loaded.model, loaded.tokenizer, folder, dtype=dtype)
         compare_models(loaded, load_model(str(written), device="cpu", dtype="float32"), BOUNDS[storage], target)
+
+
+def save_with_tokenizer(model: Llama, words: Tokenizer, folder: Path, *, dtype: torch.dtype) -> None:
+    """Write a model and its tokenizer into a Hugging Face folder.
+
+    Whoever pads dialogues reads a reward model at the last token that is no padding: it must not be the one that ends
+    the response.
+    """
+    from arriero.model.formats.hf import save_hf
+
+    pad_id = None
+    if SCORE in model.heads:
+        words = words.with_filler()
+        pad_id = words.pad_id
+    save_hf(model, folder, dtype=dtype, bos_id=words.bos_id, eos_id=words.eos_id, pad_id=pad_id)
+    words.save(folder)
 
 
 def compare_models(before: LoadedModel, after: LoadedModel, bound: float, target: Path) -> float:
@@ -86,13 +102,21 @@ def compare_models(before: LoadedModel, after: LoadedModel, bound: float, target
 
 @torch.no_grad()
 def logit_distance(before: Llama, after: Llama) -> float:
-    """‖after − before‖ / ‖before‖ of the logits of some tokens, each about its mean."""
+    """‖after − before‖ / ‖before‖ of the logits of some tokens, each about its mean; of a reward model, its scores."""
     length = min(_PROBE_TOKENS, before.config.max_seq_len)
     vocabulary = min(before.config.vocab_size, after.config.vocab_size)
     tokens = torch.randint(vocabulary, (1, length), generator=torch.Generator().manual_seed(0))  # (1, T)
-    expected, got = (model(tokens)[..., :vocabulary].double() for model in (before, after))  # (1, T, V)
+    expected, got = (outputs(model, tokens)[..., :vocabulary].double() for model in (before, after))
     expected, got = (logits - logits.mean(-1, keepdim=True) for logits in (expected, got))
     return float((got - expected).norm() / expected.norm().clamp(min=1e-30))
+
+
+def outputs(model: Llama, tokens: Tensor) -> Tensor:
+    """What a model makes of tokens (1, T): logits (1, T, V), or as a reward model scores (1, T)."""
+    if SCORE in model.heads:
+        return read_head(model, SCORE, model.hidden(tokens))
+    logits: Tensor = model(tokens)
+    return logits
 
 
 def _chat_ids(tokenizer: Tokenizer) -> list[int]:

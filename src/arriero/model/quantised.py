@@ -112,6 +112,11 @@ class _FrozenProduct(torch.autograd.Function):
         return linear(grad, ctx.layer.dequantise(grad.dtype).T) if ctx.needs_input_grad[0] else None, None
 
 
+def quantised_to(model: nn.Module) -> Quantisation:
+    """To what a model's matrices are quantised."""
+    return next((module.kind for module in model.modules() if isinstance(module, QuantisedLinear)), "none")
+
+
 def quantise_model(model: Llama, kind: Quantisation) -> Llama:
     """Quantise every matrix of the layers, in place, one at a time; embedding, output and norms stay.
 

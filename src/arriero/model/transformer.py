@@ -5,7 +5,9 @@ Modules carry Meta's names. The model knows no files, formats or devices: `forma
 B batch, T tokens, C model dim, V vocabulary.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,8 @@ from arriero.model.kv_cache import KVCache
 from arriero.model.layers import Block, RMSNorm
 from arriero.model.rope import rotation
 
+_T = TypeVar("_T")
+
 
 class Llama(nn.Module):
     """A LLaMA of the shape `config`. Its weights mean nothing until `init_weights` or a loader sets them."""
@@ -30,6 +34,8 @@ class Llama(nn.Module):
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.output = Linear(config.dim, config.vocab_size, bias=False)
+        self.heads = nn.ModuleDict()
+        """What `arriero.model.heads` keeps here."""
         self.adapters: object = None
         """What `arriero.model.adapters` keeps here."""
         self.tie_weights()
@@ -101,15 +107,25 @@ class Llama(nn.Module):
         """
         hidden = self.hidden(tokens, documents=documents).flatten(0, 1)  # (B·T, C)
         weights = None if token_weights is None else token_weights.flatten()  # (B·T,)
-        guests = getattr(self.output, "adapters", None)
-        matrix = self.output.weight if guests is None else guests.weight(self.output)  # (V, C)
-        total, losses = cross_entropy(hidden, matrix, targets.flatten(), weights)
+        total, losses = cross_entropy(hidden, self.output_weight, targets.flatten(), weights)
         return total, losses.view(targets.shape)
+
+    def compute(self, function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
+        """`function(self, …)` as one forward pass of the model: for losses that are not `loss`, under FSDP too."""
+        return function(self, *args, **kwargs)
+
+    @property
+    def output_weight(self) -> Tensor:
+        """The output layer's matrix (V, C), with what the active adapter does to it, differentiable."""
+        guests = getattr(self.output, "adapters", None)
+        weight: Tensor = self.output.weight if guests is None else guests.weight(self.output)
+        return weight
 
     @property
     def n_params(self) -> int:
-        """Number of parameters without those of adapters; a tied embedding counts once."""
-        return sum(parameter.numel() for name, parameter in self.named_parameters() if ".adapters." not in name)
+        """Number of parameters without those of adapters and heads; a tied embedding counts once."""
+        guest = re.compile(r".*\.adapters\.|heads\.")
+        return sum(parameter.numel() for name, parameter in self.named_parameters() if not guest.match(name))
 
     def tie_weights(self) -> None:
         """Make the output layer share the embedding's parameter, if the config says so; loaders call it at the end."""

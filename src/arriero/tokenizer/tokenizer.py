@@ -6,6 +6,7 @@ sequence, which end an answer, text that can never become a control token, and d
 
 import json
 from collections.abc import Iterable, Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,16 @@ class Tokenizer:
     def use_chat_template(self, source: str) -> None:
         """Replace the chat template: Jinja text, or the name of a built-in one (`chatml`, `llama2`)."""
         self.chat_template = ChatTemplate.named(source, self.special_tokens)
+
+    def with_filler(self) -> "Tokenizer":
+        """The same tokenizer, its pad token one that ends no answer: a reader may then take it for nothing but filling.
+
+        Where pad and end of sequence are one token, as in SmolLM2, the end of an answer looks like padding.
+        """
+        other = copy(self)
+        if self.pad_id is None or self.pad_id in self.stop_ids:
+            other.pad_id = min(self._special - self.stop_ids - {self.bos_id}, default=self.unk_id)
+        return other
 
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja` as `transformers` reads them."""

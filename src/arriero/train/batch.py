@@ -23,8 +23,6 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on a device."""
-        documents = self.documents
-        if documents is not None:
-            documents = Documents(spans=documents.spans, shape=documents.shape, table=documents.table.to(device))
+        documents = None if self.documents is None else self.documents.to(device)
         tokens, targets, sources = (part.to(device) for part in (self.tokens, self.targets, self.sources))
         return Batch(tokens=tokens, targets=targets, documents=documents, sources=sources)

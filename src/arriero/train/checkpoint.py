@@ -34,8 +34,8 @@ from arriero.train.parallel import hold_parts
 
 MANIFEST = "checkpoint.json"
 PART = ".part"
-ADAPTERS = ".adapters."
-"""In the name of every parameter of an adapter."""
+GUESTS = re.compile(r".*\.adapters\.|heads\.")
+"""How the name of every parameter of an adapter or a head begins."""
 FILE_BYTES = 2**30
 """About the size of a file: what is in one is in memory twice while it is written."""
 _FORMAT = {"format": "arriero-checkpoint", "version": 1}
@@ -194,14 +194,14 @@ class Checkpoints:
 def gather_state(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, not copied: parameters and, by parameter, AdamW's state.
 
-    Of a frozen base with adapters, the adapters alone. A parameter that has had no step yet gets the state that it
+    Of a frozen base with adapters and heads, these alone. A parameter that has had no step yet gets the state that it
     would begin with.
     """
     hold_parts(model)
     state: dict[str, Tensor] = {}
     trained = set() if optimizer is None else {x for group in optimizer.param_groups for x in group["params"]}
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad and ADAPTERS not in name:
+        if not parameter.requires_grad and not GUESTS.match(name):
             continue
         state[f"model.{name}"] = parameter.detach()
         if optimizer is None or parameter not in trained:

@@ -85,7 +85,7 @@ class ExampleBatches:
         self._done += 1
         if self._done == self.steps_per_epoch * self._accumulation:
             self._epoch, self._done = self._epoch + 1, 0
-        return lay_out([self._examples[i] for i in chosen], self._multiple)
+        return self._lay_out(chosen)
 
     @property
     def largest(self) -> Batch:
@@ -93,7 +93,11 @@ class ExampleBatches:
         own = self._rows * self._accumulation
         longest = sorted(self._units, key=self._tokens, reverse=True)[:own]
         most = max(self._deal(longest), key=self._tokens)
-        return lay_out([self._examples[i] for i in most], self._multiple)
+        return self._lay_out(most)
+
+    def _lay_out(self, chosen: Sequence[int]) -> Batch:
+        """A micro-batch of the examples of these numbers, unit after unit."""
+        return lay_out([self._examples[i] for i in chosen], self._multiple)
 
     def _deal(self, units: Sequence[tuple[int, ...]]) -> list[list[int]]:
         """A step's units shared out among its micro-batches, so that all have about as many tokens."""

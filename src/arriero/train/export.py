@@ -1,5 +1,6 @@
 """A checkpoint of training as a Hugging Face folder, which transformers, vLLM and `arriero` load."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -7,7 +8,9 @@ import torch
 from arriero.common.errors import ArrieroError
 from arriero.common.files import atomic_folder
 from arriero.model.config import LlamaConfig
-from arriero.model.formats.hf import load_hf, save_hf
+from arriero.model.export import outputs, save_with_tokenizer
+from arriero.model.formats.hf import load_hf
+from arriero.model.heads import add_head
 from arriero.model.transformer import Llama
 from arriero.tokenizer.load import load_tokenizer
 from arriero.tokenizer.tokenizer import Tokenizer
@@ -17,7 +20,13 @@ _PROBE_TOKENS = 64
 
 
 def export_hugging_face(
-    checkpoint: Path, config: LlamaConfig, tokenizer: Path | Tokenizer, out: Path, *, dtype: torch.dtype = torch.float32
+    checkpoint: Path,
+    config: LlamaConfig,
+    tokenizer: Path | Tokenizer,
+    out: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    heads: Sequence[str] = (),
 ) -> None:
     """Write the model of one checkpoint, however many ranks wrote it, and the tokenizer beside it.
 
@@ -29,6 +38,7 @@ def export_hugging_face(
         tokenizer: its tokenizer, or the folder or file of it.
         out: a folder that does not exist yet.
         dtype: what the weights are stored in.
+        heads: the model's scalar heads.
 
     Raises:
         FormatError: a file of the checkpoint is missing or damaged.
@@ -38,12 +48,13 @@ def export_hugging_face(
         raise ArrieroError(f"{out} exists already: choose another folder")
     verify(checkpoint, read_manifest(checkpoint))
     model = Llama(config)
+    for head in heads:
+        add_head(model, head)
     load_state(checkpoint, gather_state(model, None))
     model.to(dtype).eval()
     words = load_tokenizer(tokenizer) if isinstance(tokenizer, Path) else tokenizer
     with atomic_folder(out) as folder:
-        save_hf(model, folder, bos_id=words.bos_id, eos_id=words.eos_id)
-        words.save(folder)
+        save_with_tokenizer(model, words, folder, dtype=dtype)
         _compare(model, load_hf(folder, dtype=dtype).eval(), out)
 
 
@@ -52,7 +63,7 @@ def _compare(model: Llama, written: Llama, out: Path) -> None:
     length = min(_PROBE_TOKENS, model.config.max_seq_len)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.config.vocab_size, (1, length), generator=generator)  # (1, T)
-    expected, got = model(tokens), written(tokens)  # (1, T, V)
+    expected, got = outputs(model, tokens), outputs(written, tokens)
     if not torch.equal(expected, got):
         worst = (expected - got).abs().max().item()
         raise ArrieroError(

@@ -15,14 +15,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from arriero.common.errors import ArrieroError
 from arriero.model.transformer import Llama
-from arriero.train.batch import Batch
 from arriero.train.optimizer import OptimizerConfig, build_optimizer, scale_gradients
 from arriero.train.parallel import Layout
 from arriero.train.schedule import ScheduleConfig
@@ -42,14 +41,17 @@ class Loss:
 
 End = Literal["finished", "stopped early", "interrupted", "out of time"]
 """How a run came to its end."""
-LossFunction = Callable[[Llama, Batch], Loss]
+B = TypeVar("B")
+"""A micro-batch: what the loss function understands."""
+B_co = TypeVar("B_co", covariant=True)
+LossFunction = Callable[[Llama, B], Loss]
 
 
-class Batches(Protocol):
+class Batches(Protocol[B_co]):
     """An endless iterator of micro-batches that knows where it is."""
 
-    def __iter__(self) -> Iterator[Batch]: ...
-    def __next__(self) -> Batch: ...
+    def __iter__(self) -> Iterator[B_co]: ...
+    def __next__(self) -> B_co: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
@@ -127,14 +129,14 @@ class Store(Protocol):
     def pin(self, step: int) -> None: ...
 
 
-class Loop:
+class Loop(Generic[B]):
     """A run in progress: the model, its optimizer, its place in the data and in the steps."""
 
     def __init__(
         self,
         model: Llama,
-        batches: Batches,
-        loss_function: LossFunction,
+        batches: Batches[B],
+        loss_function: LossFunction[B],
         *,
         config: LoopConfig,
         optimizer: OptimizerConfig,
@@ -143,15 +145,17 @@ class Loop:
         watcher: Watcher,
         store: Store | None = None,
         tidy: Callable[[], None] | None = None,
+        halt: Callable[[StepResult], str | None] | None = None,
     ) -> None:
         """A run before its first step.
 
         Args:
             tidy: is called after each step.
+            halt: is asked after each step, on every rank alike; a text ends the run, and says why.
         """
         self.model, self.batches, self.loss_function = model, batches, loss_function
         self.config, self.clip, self.peak, self.schedule = config, optimizer.clip, optimizer.lr, schedule
-        self.layout, self.watcher, self.store, self.tidy = layout, watcher, store, tidy
+        self.layout, self.watcher, self.store, self.tidy, self.halt = layout, watcher, store, tidy, halt
         self.optimizer = build_optimizer(model, optimizer)
         self.step = 0
         self.saved: int | None = None
@@ -179,10 +183,14 @@ class Loop:
                 if self._out_of_patience:
                     end = "stopped early"
                     break
-                self._look_up(self._train_step())
+                result = self._train_step()
+                self._look_up(result)
                 if self.tidy is not None:
                     self.tidy()
-                if self.layout.any(interrupted()):
+                if self.halt is not None and (reason := self.halt(result)):
+                    self.watcher.on_event(self.step, "halt", reason)
+                    end = "stopped early"
+                elif self.layout.any(interrupted()):
                     end = "interrupted"
                 elif self.layout.any(time.monotonic() > limit):
                     end = "out of time"

@@ -26,6 +26,7 @@ from torch.distributed.tensor import DTensor
 
 from arriero.common.errors import ArrieroError
 from arriero.model.adapters import copy_adapters
+from arriero.model.heads import copy_heads
 from arriero.model.quantised import QuantisedLinear
 from arriero.model.transformer import Llama
 from arriero.train.tensor_parallel import check_divisible, split_model
@@ -135,11 +136,12 @@ class Layout:
         return model
 
     def whole(self, model: Llama) -> Llama | None:
-        """A copy of the model and its adapters as they are now, fp32 and on the CPU, on the main process; else None."""
+        """A copy of model, adapters and heads as they are now, fp32 and on the CPU, on the main process; else None."""
         hold_parts(model)
         copy = Llama(model.config) if self.is_main else None
         if copy is not None:
             copy_adapters(model, copy)
+            copy_heads(model, copy)
         for name, parameter in model.named_parameters():
             values = parameter.detach()
             values = values.full_tensor() if isinstance(values, DTensor) else values
@@ -202,6 +204,7 @@ class Layout:
             previous.set_modules_to_forward_prefetch([following])
             following.set_modules_to_backward_prefetch([previous])
         register_fsdp_forward_method(model, "loss")
+        register_fsdp_forward_method(model, "compute")
 
 
 def hold_parts(model: nn.Module) -> None:

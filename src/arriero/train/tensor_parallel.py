@@ -73,6 +73,8 @@ def split_model(model: Llama, mesh: DeviceMesh, *, sequence: bool) -> None:
     for name in ("attention.wq", "attention.wk", "attention.wv", "feed_forward.w1", "feed_forward.w3"):
         block[name] = ColwiseParallel()
     plan |= {f"layers.{i}.{name}": style for i in range(model.config.n_layers) for name, style in block.items()}
+    if len(model.heads):
+        raise ArrieroError("tensor: a model with scalar heads cannot be divided: share the work by --shard")
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     guests = _set_adapters_aside(model, plan)
     parallelize_module(model, mesh, plan)

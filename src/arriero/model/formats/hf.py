@@ -15,8 +15,9 @@ from torch import Tensor
 from arriero.common.errors import ArrieroError, FormatError
 from arriero.common.files import atomic_file
 from arriero.model.config import LlamaConfig
-from arriero.model.formats.hf_config import load_hf_config, read_json, write_hf_config
+from arriero.model.formats.hf_config import is_reward_model, read_hf_config, read_json, write_hf_config
 from arriero.model.formats.weights import Weight, build_model, check_no_live_adapter, name_parameters
+from arriero.model.heads import SCORE
 from arriero.model.transformer import Llama
 
 SINGLE = "model.safetensors"
@@ -43,14 +44,19 @@ _LAYER = {
 def load_hf(folder: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Llama:
     """Load a `LlamaForCausalLM` or `MistralForCausalLM` folder, its weights converted to `dtype`.
 
+    A `LlamaForSequenceClassification` of one label is a reward model: it comes with the head `score`.
+
     Raises:
         FormatError: an unsupported architecture, or a file or tensor that is missing, damaged or of a wrong shape.
     """
-    config = load_hf_config(folder / "config.json")
+    file = folder / "config.json"
+    values = read_json(file)
+    config, heads = read_hf_config(values, file=file), [SCORE] if is_reward_model(values) else []
     files = _weight_files(folder)
     weights = _read(files, tied=config.tied_embeddings)
     source = folder / (SINGLE if (folder / SINGLE).is_file() else INDEX)
-    return build_model(config, weights, hf_names(config), source=source, dtype=dtype, device=device)
+    names = hf_names(config) | {f"heads.{head}.weight": f"{head}.weight" for head in heads}
+    return build_model(config, weights, names, source=source, dtype=dtype, device=device, heads=heads)
 
 
 def save_hf(
@@ -61,11 +67,13 @@ def save_hf(
     max_shard_bytes: int = 5_000_000_000,
     bos_id: int | None = None,
     eos_id: int | None = None,
+    pad_id: int | None = None,
 ) -> None:
     """Write config and weights, in `dtype` (by default the model's), as transformers and vLLM read them.
 
     Each file is whole or absent, and the one that makes the folder a model comes last. The tokenizer's ids go into
-    `config.json` and `generation_config.json`; its own files are the tokenizer's to write.
+    `config.json` and `generation_config.json`; its own files are the tokenizer's to write. A model with the head
+    `score` is written as a reward model, without its output layer.
 
     Raises:
         ArrieroError: the folder holds a model already, or an adapter is on that is not merged.
@@ -74,22 +82,27 @@ def save_hf(
     if any(folder.glob("model*.safetensors*")):
         raise ArrieroError(f"{folder} holds a model already: choose another folder")
     dtype = dtype or model.tok_embeddings.weight.dtype
-    config = write_hf_config(model.config, dtype=dtype, bos_id=bos_id, eos_id=eos_id)
+    scalar = SCORE in model.heads
+    config = write_hf_config(model.config, dtype=dtype, bos_id=bos_id, eos_id=eos_id, pad_id=pad_id, scalar=scalar)
     _write_json(folder / "config.json", config)
     _write_json(folder / "generation_config.json", {"bos_token_id": bos_id, "eos_token_id": eos_id})
 
     parameters = dict(model.named_parameters())  # a tied output is not among them
-    tensors = {theirs: parameters[ours] for ours, theirs in hf_names(model.config).items()}
+    names = hf_names(model.config)
+    if scalar:
+        names = {ours: theirs for ours, theirs in names.items() if ours != "output.weight"}
+        names[f"heads.{SCORE}.weight"] = f"{SCORE}.weight"
+    tensors = {theirs: parameters[ours] for ours, theirs in names.items()}
     shards = _split(tensors, dtype.itemsize, max_shard_bytes)
     if len(shards) == 1:
         _write_shard(folder / SINGLE, tensors, dtype)
         return
     where: dict[str, str] = {}
-    for number, names in enumerate(shards, start=1):
+    for number, shard in enumerate(shards, start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write_shard(folder / file, {name: tensors[name] for name in names}, dtype)
-        where |= dict.fromkeys(names, file)
-    total = model.n_params * dtype.itemsize
+        _write_shard(folder / file, {name: tensors[name] for name in shard}, dtype)
+        where |= dict.fromkeys(shard, file)
+    total = sum(tensor.numel() for tensor in tensors.values()) * dtype.itemsize
     _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
 
 

@@ -18,7 +18,8 @@ LARGEST = 1 << 24
 """No size, in tokens, dims or layers, of a real model comes near it; a file that says more is damaged or hostile."""
 MOST_LAYERS = 4096
 
-ARCHITECTURES = {"LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral"}
+REWARD_MODEL = "LlamaForSequenceClassification"
+ARCHITECTURES = {"LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral", REWARD_MODEL: "llama"}
 
 # Keys that change the computation, with the values under which they do not.
 _NEUTRAL: dict[str, tuple[object, ...]] = {
@@ -45,6 +46,9 @@ def read_hf_config(values: Mapping[str, Any], *, file: Path = Path("config.json"
         FormatError: another architecture, an option that ours lacks, or a missing or bad value; names file and key.
     """
     _refuse_others(values, file)
+    scalar = is_reward_model(values)
+    if scalar and len(values.get("id2label") or (0, 1)) != 1:
+        raise FormatError(f"{file}: id2label: a classifier of several labels is not supported: expected 1, a score")
     sizes = {ours: _number(values, theirs, file) for theirs, ours in _REQUIRED.items()}
     if sizes["n_layers"] > MOST_LAYERS:
         raise FormatError(f"{file}: num_hidden_layers {sizes['n_layers']} is more than the {MOST_LAYERS} supported")
@@ -64,7 +68,7 @@ def read_hf_config(values: Mapping[str, Any], *, file: Path = Path("config.json"
             rope_theta=theta,
             rope_scaling=scaling,
             max_seq_len=context,
-            tied_embeddings=bool(values.get("tie_word_embeddings", False)),
+            tied_embeddings=scalar or bool(values.get("tie_word_embeddings", False)),  # a reward model has no output
         )
     except FormatError:
         raise
@@ -81,16 +85,33 @@ def load_hf_config(file: Path) -> LlamaConfig:
     return read_hf_config(read_json(file), file=file)
 
 
+def is_reward_model(values: Mapping[str, Any]) -> bool:
+    """Whether a parsed `config.json` is of a model with a scalar head instead of the output layer."""
+    return REWARD_MODEL in (values.get("architectures") or ())
+
+
 def write_hf_config(
-    config: LlamaConfig, *, dtype: torch.dtype, bos_id: int | None = None, eos_id: int | None = None
+    config: LlamaConfig,
+    *,
+    dtype: torch.dtype,
+    bos_id: int | None = None,
+    eos_id: int | None = None,
+    pad_id: int | None = None,
+    scalar: bool = False,
 ) -> dict[str, Any]:
-    """The contents of a `config.json`, from which transformers 4 and 5 build the same model."""
+    """The contents of a `config.json`, from which transformers 4 and 5 build the same model.
+
+    Args:
+        pad_id: what fills up shorter rows; a reward model is read at the last token that is not this.
+        scalar: whether it is a reward model's.
+    """
     scaling = config.rope_scaling
     dynamic = scaling is not None and scaling.kind == "dynamic"
     rope = _write_rope(config)
     name = str(dtype).removeprefix("torch.")
+    labels: dict[str, Any] = {"id2label": {"0": "score"}, "label2id": {"score": 0}} if scalar else {}
     return {
-        "architectures": ["LlamaForCausalLM"],
+        "architectures": [REWARD_MODEL if scalar else "LlamaForCausalLM"],
         "model_type": "llama",
         "vocab_size": config.vocab_size,
         "hidden_size": config.dim,
@@ -110,6 +131,8 @@ def write_hf_config(
         "tie_word_embeddings": config.tied_embeddings,
         "bos_token_id": bos_id,
         "eos_token_id": eos_id,
+        "pad_token_id": pad_id,
+        **labels,
         "dtype": name,
         "torch_dtype": name,
     }

@@ -10,6 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,8 +25,9 @@ from arriero.model.adapters import Adapters
 from arriero.model.formats.hf_config import read_json
 from arriero.model.formats.peft_config import read_config, shorten
 from arriero.model.guests import Change
+from arriero.model.heads import SCORE, ScalarHead, head_of
 from arriero.model.lora import LoraConfig, LowRank, LowRankEmbedding, Whole, WholeEmbedding, WholeLinear, weight_of
-from arriero.model.quantised import Quantisation, QuantisedLinear
+from arriero.model.quantised import Quantisation, QuantisedLinear, quantised_to
 from arriero.model.sketch import compare_sketch, sketch
 from arriero.model.transformer import Llama
 
@@ -63,12 +65,31 @@ def read_quantised(folder: Path) -> Quantisation:
     return "nf4" if kind == "nf4" else "int8" if kind == "int8" else "none"
 
 
-def save_peft(model: Llama, name: str, folder: Path, *, base: str, quantised: str = "none") -> None:
+def fits(model: Llama, folder: Path) -> bool:
+    """Whether a folder's adapter was made for these very weights, so that it may be one of several over them.
+
+    Raises:
+        FormatError: its weights are missing or damaged.
+    """
+    metadata = _read(folder / WEIGHTS)[1]
+    if "base_sketch" not in metadata or metadata.get("base_quantised", "none") != quantised_to(model):
+        return False
+    try:
+        compare_sketch(model, metadata["base_sketch"], str(folder))
+    except ArrieroError:
+        return False
+    return True
+
+
+def save_peft(
+    model: Llama, name: str, folder: Path, *, base: str, quantised: str = "none", head: str | None = None
+) -> None:
     """Write one of the model's adapters into a folder, as `peft` and vLLM load it.
 
     Args:
         base: the model source that the adapter is for.
         quantised: to what the base was quantised while the adapter was trained.
+        head: the model's scalar head that goes with the adapter, which so is a reward model's.
 
     Raises:
         ArrieroError: there is no such adapter, or one is merged into the weights, which are not the base's then.
@@ -81,6 +102,9 @@ def save_peft(model: Llama, name: str, folder: Path, *, base: str, quantised: st
         for leaf, tensor in _tensors_of(change).items():
             tensors[f"{_ROOT}{module}.{leaf}"] = tensor.detach().to("cpu", torch.float32).contiguous()
     config = _config_of(adapters, changes, adapters.configs[name], base)
+    if head is not None:
+        tensors[f"{_ROOT}{SCORE}.weight"] = head_of(model, head).weight.detach().to("cpu", torch.float32).contiguous()
+        config |= {"task_type": "SEQ_CLS", "modules_to_save": [*(config["modules_to_save"] or ()), SCORE]}
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_file(folder / WEIGHTS) as aside:
         known = {"base_sketch": json.dumps(sketch(model)), "base_quantised": quantised}
@@ -102,12 +126,15 @@ def _sort_metadata(file: Path) -> None:
         stream.write(text.ljust(size))
 
 
-def load_peft(model: Llama, folder: Path, name: str, *, base: str = "this model", force: bool = False) -> None:
+def load_peft(
+    model: Llama, folder: Path, name: str, *, base: str = "this model", force: bool = False, head: str = SCORE
+) -> None:
     """Read a folder's adapter into a model, by the name `name`; it is not switched on.
 
     Args:
         base: what to call the model in an error.
         force: take it although it was made for other weights of the same shape.
+        head: the name that its scalar head gets in the model, if it is a reward model's.
 
     Raises:
         FormatError: a file is missing or damaged, or a tensor belongs to no module of the model.
@@ -116,6 +143,8 @@ def load_peft(model: Llama, folder: Path, name: str, *, base: str = "this model"
     settings = read_json(folder / CONFIG)
     config = read_config(folder / CONFIG, settings)
     tensors, metadata = _read(folder / WEIGHTS)
+    scores = tensors.pop(f"{_ROOT}{SCORE}.weight", None)  # (1, C)
+    config = replace(config, whole=tuple(module for module in config.whole if module != SCORE))
     adapters = Adapters.of(model)
     theirs = {hf: ours for ours, (_, hf) in adapters.names.items()}
     own: dict[str, dict[str, Tensor]] = {}
@@ -144,7 +173,12 @@ def load_peft(model: Llama, folder: Path, name: str, *, base: str = "this model"
             _check_copy(copy, cast(Tensor, host.weight), names[1], made_for)
         if parts:
             changes[module] = _change(host, parts, config, names, made_for)
+    if scores is not None:
+        _check_shape(scores, (1, model.config.dim), SCORE, made_for)
     adapters.insert(name, config, changes)
+    if scores is not None:
+        model.heads[head] = ScalarHead(model.config.dim).to(model.tok_embeddings.weight.device).requires_grad_(False)
+        head_of(model, head).weight.data.copy_(scores)
 
 
 def _change(

@@ -3,7 +3,7 @@
 A loader yields its tensors one at a time, so that at the peak one tensor exists twice, and not the model.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from arriero.common.errors import ArrieroError, FormatError
 from arriero.model.config import LlamaConfig
 from arriero.model.guests import Guests
+from arriero.model.heads import ScalarHead
 from arriero.model.transformer import Llama
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -55,17 +56,21 @@ def build_model(
     source: Path,
     dtype: torch.dtype,
     device: torch.device | str,
+    heads: Sequence[str] = (),
 ) -> Llama:
     """A model with these weights, each copied to `dtype` and `device` as it comes.
 
     Args:
         names: the format's name of each parameter of ours.
         source: the file or folder that should hold them all, for the message about a missing one.
+        heads: the scalar heads that are among them.
 
     Raises:
         FormatError: a tensor is missing, unexpected, repeated, not of floating point, or of a wrong shape.
     """
     model = blank_model(config)
+    with torch.device("meta"):
+        model.heads.update({head: ScalarHead(config.dim) for head in heads})
     ours = {theirs: name for name, theirs in names.items()}
     waiting = {name: parameter.shape for name, parameter in model.named_parameters()}  # a tied output is not among them
     for weight in weights:
