@@ -6,6 +6,7 @@ of a run goes into a drawing: names stand in the page's own legend.
 
 import io
 import re
+from collections.abc import Callable
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -14,10 +15,12 @@ from arriero.common.errors import MissingExtraError, require
 from arriero.report.curves import Chart, Curve
 
 COLOURS = 8
-_INK, _GRID, _MARK = "#0a0b0c", "#0a0b0d", "#0a0b0e"
-_LINES = [f"#0a0c{number:02x}" for number in range(COLOURS)]
-_VARIABLES = {_INK: "--soft", _GRID: "--grid", _MARK: "--alarm"} | {
-    colour: f"--c{number}" for number, colour in enumerate(_LINES)
+INK, GRID, MARK = "#0a0b0c", "#0a0b0d", "#0a0b0e"
+"""Of text, of what lies behind, and of what calls for attention."""
+LINES = [f"#0a0c{number:02x}" for number in range(COLOURS)]
+"""Of curves, bars and points, in their order."""
+_VARIABLES = {INK: "--soft", GRID: "--grid", MARK: "--alarm"} | {
+    colour: f"--c{number}" for number, colour in enumerate(LINES)
 }
 
 
@@ -40,29 +43,61 @@ def draw(chart: Chart, *, wide: bool = False) -> Markup:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
+
+    def paint(axes: Any) -> None:
+        for step, _ in chart.marks:
+            axes.axvline(step, color=MARK, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
+        for curve in chart.curves:
+            _line(axes, curve)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        if chart.from_zero:
+            axes.set_ylim(bottom=0)
+
+    size = (9.6, 3.6) if wide else (4.7, 2.7)
+    return picture(paint, name=chart.title, description=describe(chart), x="step", size=size)
+
+
+def picture(
+    paint: Callable[[Any], None],
+    *,
+    name: str,
+    description: str,
+    x: str = "",
+    y: str = "",
+    size: tuple[float, float] = (4.7, 2.7),
+) -> Markup:
+    """What `paint` draws on axes in the page's style, as an `<svg>` element; it takes its colours from this module.
+
+    Args:
+        name: one of its own for each drawing of a page.
+        description: what it shows, in words.
+        x: label of the axis.
+        y: likewise.
+        size: inches.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
     matplotlib = _matplotlib()
     from matplotlib.figure import Figure
 
     settings = {
         "svg.fonttype": "none",
-        "svg.hashsalt": chart.title,
+        "svg.hashsalt": name,
         "text.parse_math": False,
         "font.size": 9,
         "axes.formatter.useoffset": False,
     }
     with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(9.6, 3.6) if wide else (4.7, 2.7), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots()
         _style(axes)
-        for step, _ in chart.marks:
-            axes.axvline(step, color=_MARK, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
-        for curve in chart.curves:
-            _line(axes, curve)
-        if chart.from_zero:
-            axes.set_ylim(bottom=0)
+        axes.set_xlabel(x, color=INK)
+        axes.set_ylabel(y, color=INK)
+        paint(axes)
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    return _adopt(text.getvalue(), describe(chart))
+    return _adopt(text.getvalue(), description)
 
 
 def describe(chart: Chart) -> str:
@@ -77,7 +112,7 @@ def describe(chart: Chart) -> str:
 
 
 def _line(axes: Any, curve: Curve) -> None:
-    colour = _LINES[curve.colour % COLOURS]
+    colour = LINES[curve.colour % COLOURS]
     if curve.kind == "faint":
         axes.plot(curve.x, curve.y, color=colour, linewidth=0.7, alpha=0.3, zorder=2)
     elif curve.kind == "dashed":
@@ -90,16 +125,14 @@ def _line(axes: Any, curve: Curve) -> None:
 
 def _style(axes: Any) -> None:
     axes.set_facecolor("none")
-    axes.grid(True, color=_GRID, linewidth=0.6)
+    axes.grid(True, color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=_INK, length=0)
-    axes.set_xlabel("step", color=_INK)
+    axes.tick_params(colors=INK, length=0)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
-        spine.set_color(_GRID)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+        spine.set_color(GRID)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.get_offset_text().set_color(_INK)
+        axis.get_offset_text().set_color(INK)
     axes.margins(x=0.01)
 
 
