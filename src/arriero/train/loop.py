@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from arriero.common.errors import ArrieroError
-from arriero.model.transformer import Llama
 from arriero.train.optimizer import OptimizerConfig, build_optimizer, scale_gradients
 from arriero.train.parallel import Layout
 from arriero.train.schedule import ScheduleConfig
@@ -41,10 +40,12 @@ class Loss:
 
 End = Literal["finished", "stopped early", "interrupted", "out of time"]
 """How a run came to its end."""
+M = TypeVar("M", bound=nn.Module)
+"""What learns: a Llama, or several in one module."""
 B = TypeVar("B")
 """A micro-batch: what the loss function understands."""
 B_co = TypeVar("B_co", covariant=True)
-LossFunction = Callable[[Llama, B], Loss]
+LossFunction = Callable[[M, B], Loss]
 
 
 class Batches(Protocol[B_co]):
@@ -123,20 +124,20 @@ class Watcher(Protocol):
 class Store(Protocol):
     """Where checkpoints are kept: `train/checkpoint.py`."""
 
-    def save(self, step: int, model: Llama, optimizer: torch.optim.Optimizer, progress: dict[str, Any]) -> None: ...
-    def load(self, model: Llama, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None: ...
+    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]) -> None: ...
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None: ...
     def wait(self) -> None: ...
     def pin(self, step: int) -> None: ...
 
 
-class Loop(Generic[B]):
+class Loop(Generic[M, B]):
     """A run in progress: the model, its optimizer, its place in the data and in the steps."""
 
     def __init__(
         self,
-        model: Llama,
+        model: M,
         batches: Batches[B],
-        loss_function: LossFunction[B],
+        loss_function: LossFunction[M, B],
         *,
         config: LoopConfig,
         optimizer: OptimizerConfig,

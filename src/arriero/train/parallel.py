@@ -14,7 +14,7 @@ overlap. The order is set here, one block ahead, so that the gathering is asked 
 import os
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -30,6 +30,8 @@ from arriero.model.heads import copy_heads
 from arriero.model.quantised import QuantisedLinear
 from arriero.model.transformer import Llama
 from arriero.train.tensor_parallel import check_divisible, split_model
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,30 +139,38 @@ class Layout:
 
     def whole(self, model: Llama) -> Llama | None:
         """A copy of model, adapters and heads as they are now, fp32 and on the CPU, on the main process; else None."""
-        hold_parts(model)
-        copy = Llama(model.config) if self.is_main else None
-        if copy is not None:
-            copy_adapters(model, copy)
-            copy_heads(model, copy)
-        for name, parameter in model.named_parameters():
-            values = parameter.detach()
-            values = values.full_tensor() if isinstance(values, DTensor) else values
-            if copy is not None:
-                copy.get_parameter(name).data.copy_(values)
-        if copy is not None:
-            copy_quantised(model, copy)
-        return copy
+        return _copy(model, wanted=self.is_main)
 
-    def synchronize_gradients(self, model: Llama, *, last: bool) -> None:
+    def replica(self, model: Llama) -> Llama:
+        """A copy as of `whole` on every process, on its device and in the dtype of the computation: to generate with.
+
+        The model itself, where it computes as it is.
+        """
+        if self.plain:
+            return model
+        copy = _copy(model, wanted=True)
+        assert copy is not None
+        return copy.requires_grad_(False).to(self.device, self.dtype).eval()
+
+    def synchronize_gradients(self, model: nn.Module, *, last: bool) -> None:
         """Before a micro-batch: gradients are summed over ranks in a step's last one, or with `sum_every` in each."""
         if self._joined:
-            cast(FSDPModule, model).set_requires_gradient_sync(last or self.config.sum_every)
+            for module in model.modules():
+                if isinstance(module, FSDPModule):
+                    module.set_requires_gradient_sync(last or self.config.sum_every, recurse=False)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over the ranks that see different data."""
         if self._joined and self.data_world > 1:
             dist.all_reduce(values, group=self._data_group)
         return values
+
+    def gather(self, own: _T) -> list[_T]:
+        """What each of the ranks that see different data has, in their order; for what JSON could hold."""
+        every = [own] * self.data_world
+        if self.data_world > 1:
+            dist.all_gather_object(every, own, group=self._data_group)
+        return every
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is up on some rank."""
@@ -212,6 +222,23 @@ def hold_parts(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+
+
+def _copy(model: Llama, *, wanted: bool) -> Llama | None:
+    """The model's values gathered from all ranks, into a plain copy where one is wanted."""
+    hold_parts(model)
+    copy = Llama(model.config) if wanted else None
+    if copy is not None:
+        copy_adapters(model, copy)
+        copy_heads(model, copy)
+    for name, parameter in model.named_parameters():
+        values = parameter.detach()
+        values = values.full_tensor() if isinstance(values, DTensor) else values
+        if copy is not None:
+            copy.get_parameter(name).data.copy_(values)
+    if copy is not None:
+        copy_quantised(model, copy)
+    return copy
 
 
 def copy_quantised(model: nn.Module, copy: nn.Module) -> None:

@@ -16,7 +16,7 @@ from arriero.train.run_log import RunLog
 
 
 def take_up(
-    loop: Loop[Any], folder: RunFolder, config: Any, log: RunLog | None, *, batch_tokens: int | None, **facts: Any
+    loop: Loop[Any, Any], folder: RunFolder, config: Any, log: RunLog | None, *, batch_tokens: int | None, **facts: Any
 ) -> bool:
     """Resume a loop where its folder has a checkpoint, and begin folder and diary. Whether there was one.
 
