@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -171,7 +170,6 @@ def test_watch_takes_in_what_changes_and_ends_with_ctrl_c(docs, filled):
         assert process.stdout
         first = json.loads(process.stdout.readline())
         assert len(first["unchanged"]) == 2
-        time.sleep(0.5)
         (docs / "rain.txt").write_text("The rain falls.")
         assert [Path(name).name for name in json.loads(process.stdout.readline())["added"]] == ["rain.txt"]
         os.kill(process.pid, signal.SIGINT)

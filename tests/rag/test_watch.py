@@ -29,7 +29,6 @@ class Watcher:
     def __enter__(self) -> "Watcher":
         self.thread.start()
         self.wait(lambda: self.reports)
-        time.sleep(0.3)  # the notices are subscribed to after the first update
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -46,6 +45,23 @@ class Watcher:
 
 def names(collection: Collection) -> set[str]:
     return {info.name for info in collection.list()}
+
+
+def test_what_changes_between_the_first_update_and_the_first_notice_is_not_missed(
+    collection: Collection, docs: Path, write_file, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import watchfiles
+
+    notices = watchfiles.watch
+
+    def late(*paths: Path, **options: object):
+        write_file(docs / "between.txt", "Zeppelins over the lake.")
+        return notices(*paths, **options)
+
+    monkeypatch.setattr(watchfiles, "watch", late)
+    collection.add(docs)
+    with Watcher(collection) as watcher:
+        watcher.wait(lambda: "docs/between.txt" in names(collection))
 
 
 def test_changes_show_in_the_collection(collection: Collection, docs: Path, write_file) -> None:

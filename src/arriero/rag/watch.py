@@ -16,6 +16,8 @@ from arriero.rag.ingest import IngestReport
 
 _DEBOUNCE_MS = 1600
 _STEP_MS = 100
+_QUIET_MS = 1000
+"""Without a notice, after which it is clear that the system gives them."""
 
 
 def watch(
@@ -49,17 +51,28 @@ def watch(
     def concerns_us(_change: object, path: str) -> bool:
         return _may_matter(Path(path), watched, collection_folder)
 
+    def report_changes(done: IngestReport) -> None:
+        if done.added or done.updated or done.removed or done.failed:
+            report(done)
+
     try:
         _update(collection, report, failed)
-        for _ in watchfiles.watch(
+        caught_up = False  # with what changed after the update began and before the system's notices did
+        for notices in watchfiles.watch(
             *watched,
             watch_filter=concerns_us,
             debounce=debounce_ms,
             step=_STEP_MS,
+            rust_timeout=_QUIET_MS,
+            yield_on_timeout=True,
             stop_event=ended,
             raise_interrupt=True,
         ):
-            _update(collection, report, failed)
+            if notices:
+                _update(collection, report, failed)
+            elif not caught_up:
+                _update(collection, report_changes, failed)
+            caught_up = True
     except KeyboardInterrupt:
         return
 
