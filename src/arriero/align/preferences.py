@@ -245,6 +245,12 @@ class Preferences:
             raise NotFoundError(f"{self.path}: there is no pair {number}")
         return _pair(row)
 
+    def pairs(self) -> Iterator[Pair]:
+        """All pairs, judged or not, in the order in which they came."""
+        with self._errors():
+            rows = self._db.execute(f"{_PAIR} ORDER BY pair.id").fetchall()
+        return map(_pair, rows)
+
     def pending(self, annotator: str, kind: Kind | None = None) -> Iterator[Pair]:
         """The pairs that an annotator has not judged yet, in the order in which they came."""
         query = (

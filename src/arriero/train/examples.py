@@ -85,7 +85,7 @@ def read_examples(paths: Sequence[Path], format: Format | Literal["auto"] = "aut
     found: Format | None = None if format == "auto" else format
     for file in find_files(paths):
         for where, row in read_rows(file):
-            found = found or _detect(row, where)
+            found = found or detect(row, where)
             examples.append(read_row(row, found, where))
     if found is None:
         raise FormatError(f"{paths[0]}: no row in it: expected lines such as {SCHEMA['messages']}")
@@ -156,7 +156,12 @@ class _Wrong(ValueError):
     """What a row holds instead of what was expected."""
 
 
-def _detect(row: Any, where: str) -> Format:
+def detect(row: Any, where: str) -> Format:
+    """The format whose keys a row has.
+
+    Raises:
+        FormatError: there is none; names place, keys found and what was expected.
+    """
     if isinstance(row, Mapping):
         for format, needed in KEYS.items():
             if all(row.get(key) is not None for key in needed):
