@@ -1,5 +1,6 @@
 """A file of preferences: pairs before they are judged, judgements by several, and what is left out."""
 
+import dataclasses
 import json
 import sqlite3
 import subprocess
@@ -217,6 +218,16 @@ def test_agreement_beyond_chance(preferences: Preferences):
     found = measure_preferences(preferences.comparisons(), lambda text: len(text.split()))
     assert (found.total.turns, found.total.prompt_tokens, found.total.response_tokens) == (2, 1, 2)
     assert (found.first_chosen, found.longer_chosen) == (5 / 8, 3 / 8)
+
+
+def test_pairs_of_equal_texts_are_counted_and_contradictions_among_them(preferences: Preferences):
+    prompt = [{"role": "user", "content": "how far?"}]
+    other = dataclasses.replace(NEAR, model="another variant")
+    for first, second, choice in ((NEAR, FAR, 1), (FAR, other, 1)):
+        pair = preferences.add_pair(prompt, first, second, kind="helpfulness", source="s")
+        preferences.judge(pair, _said(choice))
+    found = measure_preferences(preferences.comparisons(), len)
+    assert (found.repeated, found.contradicted) == (1, 1)
 
 
 def test_the_helpful_and_harmless_pairs(preferences: Preferences, data_folder: Path):

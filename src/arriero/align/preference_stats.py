@@ -51,6 +51,10 @@ class PreferenceStats:
     """Share of judgements for the first response: 0.5 where its place says nothing."""
     longer_chosen: float
     """Share of judgements for the longer response."""
+    repeated: int
+    """Pairs that compare the same two texts, after the same prompt, as one before: of other variants, say."""
+    contradicted: int
+    """Of the pairs of texts that were judged more than once, those where not all judgements agree."""
     agreement: Agreement
 
 
@@ -66,6 +70,10 @@ def measure_preferences(comparisons: Iterable[Comparison], count_tokens: Callabl
     for comparison in judged:
         by_source.setdefault(comparison.pair.source, []).append(comparison)
     decided = [c for c in judged if len(c.chosen.text) != len(c.rejected.text)]
+    same: dict[tuple[str, frozenset[str]], list[str]] = {}
+    for c in judged:
+        texts = frozenset((c.chosen.text, c.rejected.text))
+        same.setdefault((repr(c.pair.prompt), texts), []).append(c.chosen.text)
     longer = sum(len(c.chosen.text) > len(c.rejected.text) for c in decided)
     return PreferenceStats(
         sources=[_measure(source, own, count_tokens) for source, own in sorted(by_source.items())],
@@ -75,6 +83,8 @@ def measure_preferences(comparisons: Iterable[Comparison], count_tokens: Callabl
         flagged=sum(c.judgement.flagged for c in judged),
         first_chosen=_share(sum(c.judgement.choice == 1 for c in judged), len(judged)),
         longer_chosen=_share(longer, len(decided)),
+        repeated=len({c.pair.id for c in judged}) - len(same),
+        contradicted=sum(len(set(chosen)) > 1 for chosen in same.values()),
         agreement=measure_agreement(judged),
     )
 

@@ -138,6 +138,7 @@ def stats(config: StatsConfig) -> int:
     for title, spread in (("degree", found.degrees), ("safety", found.safety)):
         print(f"{title}: " + ", ".join(f"{name} {number:,}" for name, number in spread.items()))
     print(f"the first response is chosen in {found.first_chosen:.1%}, the longer one in {found.longer_chosen:.1%}")
+    print(f"{found.repeated:,} pairs repeat another one's texts; {found.contradicted:,} are judged both ways")
     agreement = found.agreement
     if agreement.share is not None:
         kappa = "not defined" if agreement.kappa is None else f"{agreement.kappa:.2f}"
