@@ -17,11 +17,14 @@ def bars():
 
 def test_a_page_has_tiles_drawings_and_tables():
     pytest.importorskip("matplotlib")
-    figure = Figure(title="Bars", text="Two of them.", draw=bars, head=["bar", "height"], rows=[["one", "3"]])
+    figure = Figure(
+        title="Bars", text="Two of them.", draw=bars, legend=["wool"], head=["bar", "height"], rows=[["one", "3"]]
+    )
     page = render_figures("Llamas", "How high.", [("Llamas", "2", "of 3")], [figure])
     assert "<svg" in page
     assert 'aria-label="two bars"' in page
     assert "var(--c0)" in page, "drawn in the page's colours"
+    assert '<i class="c0"></i>wool' in page
     assert "<td>3</td>" in page
     assert "of 3" in page
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from arriero.report.drawing import missing_extra
+from arriero.report.drawing import COLOURS, missing_extra
 from arriero.report.html import render_page
 
 Tile = tuple[str, str, str]
@@ -20,6 +20,8 @@ class Figure:
     text: str = ""
     draw: Callable[[], Markup] | None = None
     """Makes the drawing, by `drawing.picture`; it is left out where matplotlib is not installed."""
+    legend: Sequence[str] = field(default_factory=tuple)
+    """What the drawing's colours stand for, in the order of `drawing.LINES`."""
     head: Sequence[str] = field(default_factory=tuple)
     """Names of the table's columns."""
     rows: Sequence[Sequence[str]] = field(default_factory=tuple)
@@ -33,9 +35,12 @@ def render_figures(title: str, lead: str, tiles: Sequence[Tile], figures: Sequen
             "title": figure.title,
             "text": figure.text,
             "svg": None if missing or figure.draw is None else figure.draw(),
+            "legend": figure.legend,
             "head": figure.head,
             "rows": figure.rows,
         }
         for figure in figures
     ]
-    return render_page("figures.html", {}, title=title, lead=lead, tiles=tiles, figures=drawn, missing=missing)
+    return render_page(
+        "figures.html", {}, title=title, lead=lead, tiles=tiles, figures=drawn, missing=missing, colours=COLOURS
+    )
