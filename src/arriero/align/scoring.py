@@ -14,16 +14,15 @@ import shlex
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import Protocol
 
 from arriero.align.preferences import Judge
 from arriero.align.reward_model import RewardModel, load_reward_model
 from arriero.align.rules import rule_named
 from arriero.common.errors import ArrieroError
+from arriero.model.source import LoadedModel, weights_digest
 from arriero.tokenizer.chat import Message
-
-if TYPE_CHECKING:
-    from arriero.model.source import LoadedModel
 
 _RULE, _COMMAND = "rule:", "command:"
 _SECONDS, _SECONDS_EACH = 60.0, 5.0
@@ -46,7 +45,7 @@ class Scorer(Protocol):
         """
 
 
-def load_scorer(spec: str, *, device: str = "auto", over: "LoadedModel | None" = None, name: str = "reward") -> Scorer:
+def load_scorer(spec: str, *, device: str = "auto", over: LoadedModel | None = None, name: str = "reward") -> Scorer:
     """The scorer that a text names; see above.
 
     Args:
@@ -67,6 +66,14 @@ def load_scorer(spec: str, *, device: str = "auto", over: "LoadedModel | None" =
 def judge_of(scorer: Scorer) -> Judge:
     """How judgements by a scorer are marked."""
     return "reward model" if isinstance(scorer, RewardModel) else "program"
+
+
+def identity_of(scorer: Scorer) -> str:
+    """The same for the same scorer, and another one when a reward model at the same place was trained anew."""
+    folder = Path(scorer.name).expanduser()
+    if not isinstance(scorer, RewardModel) or not folder.exists():
+        return scorer.name
+    return f"{scorer.name} ({weights_digest(folder)})"
 
 
 @dataclass(frozen=True)

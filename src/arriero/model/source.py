@@ -96,15 +96,20 @@ class LoadedModel:
     @cached_property
     def fingerprint(self) -> str:
         """The same for the same weights: a digest of the config, and of names, sizes, heads and tails of the files."""
-        digest = hashlib.sha256(repr(self.model.config).encode())
-        for file in _weight_files(self.path):
-            size = file.stat().st_size
-            digest.update(f"{file.name} {size}".encode())
-            with file.open("rb") as data:
-                digest.update(data.read(_SAMPLE))
-                data.seek(max(0, size - _SAMPLE))
-                digest.update(data.read(_SAMPLE))
-        return digest.hexdigest()[:16]
+        return weights_digest(self.path, repr(self.model.config))
+
+
+def weights_digest(path: Path | None, also: str = "") -> str:
+    """A digest of the names, sizes, heads and tails of a model's or an adapter's files, and of the text `also`."""
+    digest = hashlib.sha256(also.encode())
+    for file in _weight_files(path):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size}".encode())
+        with file.open("rb") as data:
+            digest.update(data.read(_SAMPLE))
+            data.seek(max(0, size - _SAMPLE))
+            digest.update(data.read(_SAMPLE))
+    return digest.hexdigest()[:16]
 
 
 def load_model(source: str, *, device: str = "auto", dtype: DTypeName = "auto", seed: int = 0) -> LoadedModel:
