@@ -48,7 +48,22 @@ COMMANDS: dict[str, Command] = {
     "align import": Command("arriero.cli.align:import_files", "Take in preferences that others collected"),
     "align export": Command("arriero.cli.align:export_files", "Write preferences for other tools"),
     "align stats": Command("arriero.cli.align:stats", "Count preferences, and measure how far annotators agree"),
+    "align ppo": Command("arriero.cli.align_ppo:ppo", "Let a model learn from the scores that its answers get (PPO)"),
+    "align sample": Command(
+        "arriero.cli.align_sample:sample", "Let two model variants answer prompts: pairs to compare"
+    ),
+    "align judge": Command("arriero.cli.align_sample:judge", "Have a reward model or a program judge pairs"),
     "align annotate": Command("arriero.cli.align:annotate", "Judge pairs of responses in the terminal"),
+    "align ghost": Command(
+        "arriero.cli.align_ghost:ghost", "Make examples of keeping to an instruction over many turns"
+    ),
+    "align ghost-eval": Command(
+        "arriero.cli.align_ghost:ghost_eval", "Measure over how many turns an instruction holds"
+    ),
+    "align distil": Command(
+        "arriero.cli.align_distil:distil", "Make examples of safer answers, learnt without a preprompt"
+    ),
+    "align reject": Command("arriero.cli.align_reject:reject", "Learn from the best of many answers to each prompt"),
     "kernels check": Command("arriero.cli.kernels:check", "Hold every attention implementation against the reference"),
     "kernels bench": Command("arriero.cli.kernels_bench:bench", "Measure attention: time and memory, beside PyTorch's"),
     "kernels io": Command(
