@@ -29,11 +29,11 @@ class RewardCurve:
     """K."""
     maximum: list[float]
     """Expected best score of K samples."""
-    maximum_error: list[float]
-    """Half of its 95% interval over prompts; NaN for one prompt."""
+    maximum_error: list[float] | None
+    """Half of its 95% interval over prompts; None for one prompt."""
     median: list[float]
     """Expected median score of K samples."""
-    median_error: list[float]
+    median_error: list[float] | None
 
 
 def reward_curve(scores: Sequence[Sequence[float]]) -> RewardCurve:
@@ -92,9 +92,9 @@ def _places(count: int) -> list[int]:
     return sorted({round(count ** (i / (_POINTS - 1))) for i in range(_POINTS)})
 
 
-def _half_interval(values: NDArray[np.float64]) -> list[float]:
+def _half_interval(values: NDArray[np.float64]) -> list[float] | None:
     """Of each column's mean."""
     if len(values) < 2:
-        return [math.nan] * values.shape[1]
+        return None
     errors: list[float] = (_NORMAL_95 * values.std(0, ddof=1) / math.sqrt(len(values))).tolist()
     return errors
