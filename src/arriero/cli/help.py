@@ -46,6 +46,8 @@ def describe_type(option: Option) -> str:
     if option.choices:
         return "one of " + ", ".join(map(str, option.choices))
     words = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path", str: "text"}
+    if option.kind == "list":
+        return words.get(get_args(option.plain)[0], "text") + ", or several with commas between them"
     return words.get(option.plain, "text")
 
 

@@ -110,7 +110,7 @@ def _canonical(options: Sequence[Option], argv: Sequence[str], program: str) -> 
 def _gather(option: Option, given: Sequence[str]) -> str:
     """A repeated option's values as one JSON value."""
     if option.kind == "list":
-        numbers = get_args(option.plain)[0] is int
+        numbers = get_args(option.plain)[0] in (int, float)
         return f"[{','.join(given)}]" if numbers else json.dumps(list(given))
     for pair in given:
         if not pair.partition("=")[1]:
