@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, Protocol
 
 import torch
 
@@ -20,7 +21,8 @@ from arriero.common.errors import ArrieroError, FormatError
 from arriero.model.adapter_export import export_peft
 from arriero.model.adapters import Adapters
 from arriero.model.layers import set_recompute
-from arriero.model.quantised import quantise_model
+from arriero.model.lora import LoraConfig
+from arriero.model.quantised import Quantisation, quantise_model
 from arriero.model.source import LoadedModel, load_model
 from arriero.model.transformer import Llama
 from arriero.tokenizer.tokenizer import Tokenizer
@@ -44,7 +46,7 @@ from arriero.train.run_facts import take_up
 from arriero.train.run_folder import RunFolder
 from arriero.train.run_log import RunLog
 from arriero.train.schedule import ScheduleConfig
-from arriero.train.sft_config import SftConfig
+from arriero.train.sft_config import EpochsConfig, SftConfig
 from arriero.train.speaker import speaker
 from arriero.train.speed import keep_freed_memory, release_freed_memory
 from arriero.train.supervised import Census, Supervised, TooLong, pack, split_held_out, supervise
@@ -108,7 +110,7 @@ def prepare(config: SftConfig, world: int = 1) -> Prepared:
     lengths = [len(row) for row in rows]
     alone: list[tuple[int, ...]] = [(i,) for i in range(len(rows))]
     units = pack(lengths, size) if config.examples.pack else alone
-    micro_rows = _micro_rows(config, sum(lengths) / len(units), world)
+    rows_each = micro_rows(config.training, config.device, sum(lengths) / len(units), world)
     return Prepared(
         loaded=loaded,
         tokenizer=tokenizer,
@@ -119,8 +121,8 @@ def prepare(config: SftConfig, world: int = 1) -> Prepared:
         held_out=out,
         held_out_examples=out_kept,
         units=units,
-        micro_rows=micro_rows,
-        loop=_loop(config, len(units), micro_rows, world),
+        micro_rows=rows_each,
+        loop=loop_config(config.training, len(units), rows_each, world),
     )
 
 
@@ -181,7 +183,20 @@ def _train(folder: RunFolder, config: SftConfig, prepared: Prepared, layout: Lay
     return end
 
 
-def build_model(config: SftConfig, loaded: LoadedModel) -> Llama:
+class Tuning(Protocol):
+    """What of a model learns."""
+
+    @property
+    def method(self) -> Literal["lora", "full"]: ...
+    @property
+    def quantise(self) -> Quantisation: ...
+    @property
+    def lora(self) -> LoraConfig: ...
+    @property
+    def seed(self) -> int: ...
+
+
+def build_model(config: Tuning, loaded: LoadedModel) -> Llama:
     """The model to begin with: with a fresh adapter over frozen weights, or all weights to learn."""
     model = loaded.model
     if config.method == "full":
@@ -238,28 +253,32 @@ def _check_left(kept: Sequence[Supervised], given: Sequence[Example], kind: str,
         )
 
 
-def _micro_rows(config: SftConfig, mean_tokens: float, world: int) -> int:
-    """Units of a micro-batch: as many as come to about `_MICRO_TOKENS`, and divide a process's part of the batch."""
-    batch = config.training.batch
+def micro_rows(training: EpochsConfig, device: str, mean_tokens: float, world: int) -> int:
+    """Units of a micro-batch: as many as come to about `_MICRO_TOKENS`, and divide a process's part of the batch.
+
+    Raises:
+        ArrieroError: the batch is no multiple of the processes, or of the rows asked for.
+    """
+    batch = training.batch
     if batch % world:
         raise ArrieroError(f"batch: expected a multiple of the {world} processes, got {batch}")
     own = batch // world
-    if config.training.rows is not None:
-        if own % config.training.rows:
-            raise ArrieroError(f"rows: expected a divisor of the batch of {own} a process, got {config.training.rows}")
-        return config.training.rows
-    tokens = _MICRO_TOKENS["cuda" if pick_device(config.device).type == "cuda" else "cpu"]
+    if training.rows is not None:
+        if own % training.rows:
+            raise ArrieroError(f"rows: expected a divisor of the batch of {own} a process, got {training.rows}")
+        return training.rows
+    tokens = _MICRO_TOKENS["cuda" if pick_device(device).type == "cuda" else "cpu"]
     most = max(1, int(tokens / max(mean_tokens, 1)))
     return max(rows for rows in range(1, own + 1) if own % rows == 0 and rows <= most)
 
 
-def _loop(config: SftConfig, units: int, micro_rows: int, world: int) -> LoopConfig:
-    training = config.training
+def loop_config(training: EpochsConfig, units: int, rows: int, world: int) -> LoopConfig:
+    """The loop over so many units of examples, in micro-batches of `rows` of them."""
     per_epoch = -(-units // training.batch)
     steps = training.steps or max(1, math.ceil(training.epochs * per_epoch))
     return LoopConfig(
         steps=steps,
-        accumulation=training.batch // (micro_rows * world),
+        accumulation=training.batch // (rows * world),
         validate_every=training.validate_every or max(1, steps // 8),
         checkpoint_every=training.checkpoint_every,
         max_minutes=training.max_minutes,

@@ -21,6 +21,8 @@ from arriero.train.run_log import RunLog
 
 QUIET_SECONDS = 10.0
 """Between lines where the error stream is no terminal."""
+_TOLD = {"loss": 4, "perplexity": 2, "accuracy": 3}
+"""What is said of a validation, and with how many decimals."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +120,8 @@ class RunWatcher:
             return loss
         if numbers is not None:
             self.log.write("validation", step, **numbers)
-            self._say(f"step {step}: validation loss {numbers['loss']:.4f}, perplexity {numbers['perplexity']:.2f}")
+            told = [f"{name} {numbers[name]:.{digits}f}" for name, digits in _TOLD.items() if name in numbers]
+            self._say(f"step {step}: validation {', '.join(told)}")
         for prompt, text in spoken:
             self.log.write("sample", step, prompt=prompt, text=text)
         return loss
