@@ -37,6 +37,7 @@ def test_dialogues_that_end_early_count_as_far_as_they_came():
     assert [kept.answers for kept in first.turns] == [2, 2, 0, 0]
     assert first.turns[3].share is None
     assert [message["role"] for message in measured.example] == ["user", "assistant"] * 2
+    assert measure_adherence("m", Scripted(lambda prompt: ""), turns=2, dialogues=1).example == ()
 
 
 def test_the_example_is_a_dialogue_with_the_instruction_in_its_first_turn():

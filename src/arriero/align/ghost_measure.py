@@ -6,7 +6,7 @@ by chance, and those with the instruction in every message how many would if not
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from statistics import fmean
 from typing import get_args
@@ -61,7 +61,7 @@ class Measured:
 
     adherence: tuple[Adherence, ...]
     example: tuple[Message, ...]
-    """The first dialogue with the instruction in the first turn, as far as it was answered."""
+    """The longest dialogue with the instruction in the first turn; empty where the model never said anything."""
     instruction: str
     """Of that dialogue."""
 
@@ -105,9 +105,10 @@ def measure_adherence(
         _count(name, where, [instruction for instruction, _ in pairs], answers, turns)
         for where, answers in held.items()
     )
-    said = [answer.text for answer in held["first"][0]]
-    example = lay_out(talks[0], said, "first", place)
-    return Measured(adherence, tuple(example[:-1] if len(said) < turns else example), talks[0].instruction)
+    shown = max(range(len(talks)), key=lambda i: len(held["first"][i]))
+    said = [answer.text for answer in held["first"][shown]]
+    talk = replace(talks[shown], questions=talks[shown].questions[: len(said)])
+    return Measured(adherence, tuple(lay_out(talk, said, "first", place)) if said else (), talk.instruction)
 
 
 def _alone(constraint: Constraint) -> Instruction:
