@@ -109,7 +109,10 @@ def build_players(config: PpoConfig) -> Players:
     Raises:
         ArrieroError: a reward model gives no scores, or reads other tokens than the policy writes.
     """
-    return _share_weights(config) if config.method == "lora" else _separate_weights(config)
+    players = _share_weights(config) if config.method == "lora" else _separate_weights(config)
+    for model in players.models:
+        _stop_dropout(model)
+    return players
 
 
 def load_policy(config: PpoConfig) -> LoadedModel:
@@ -133,12 +136,9 @@ def load_policy(config: PpoConfig) -> LoadedModel:
 
 
 def copy_adapter(model: Llama, name: str, copied: str) -> None:
-    """A second adapter, equal to one of the model's, and without dropout: ratios of equal policies must be 1."""
+    """A second adapter, equal to one of the model's."""
     adapters = Adapters.of(model)
     changes = {module: copy.deepcopy(change) for module, change in adapters.changes(name).items()}
-    for change in changes.values():
-        if isinstance(change, LowRank):
-            change.dropout = 0.0
     adapters.insert(copied, replace(adapters.configs[name], dropout=0.0), changes)
 
 
@@ -205,6 +205,13 @@ def _add_value_head(model: Llama, reward: Scorer) -> None:
     else:
         head.weight.data.zero_()
     head.requires_grad_(True)
+
+
+def _stop_dropout(model: Llama) -> None:
+    """Off for good, in adapters that learn and at rest: else equal policies would differ."""
+    for module in model.modules():
+        if isinstance(module, LowRank):
+            module.dropout = 0.0
 
 
 def _let_learn(model: Llama, name: str) -> None:

@@ -10,6 +10,15 @@ from arriero.report.run import Run, column, named, number
 POINTS = 800
 """Most points of a drawn curve."""
 
+_ANSWERS = (
+    ("reward", "Reward", "the judge's score"),
+    ("kl", "Divergence from the reference", "nats an answer"),
+    ("entropy", "Entropy", "nats a token"),
+    ("length", "Length of answers", "tokens"),
+    ("eos_share", "Answers that end", "share"),
+)
+"""What PPO tells of its answers: names in the diary, titles, units."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
@@ -45,6 +54,8 @@ def charts(runs: Sequence[Run]) -> list[Chart]:
     """All drawings that there are numbers for."""
     made = [
         _chart("Loss", "nats a token", _losses(runs), runs),
+        *(_chart(title, unit, _answered(runs, name), runs) for name, title, unit in _ANSWERS),
+        *(_chart(name.removeprefix("watch/"), "score", _answered(runs, name), runs) for name in _watched(runs)),
         _chart("Learning rate", "", _each(runs, "lr"), runs, from_zero=True),
         _chart("Gradient norm", "before clipping", _each(runs, "grad_norm", smooth=True), runs),
         _chart("Throughput", "tokens a second", _each(runs, "tokens_per_second", smooth=True), runs, from_zero=True),
@@ -77,6 +88,24 @@ def _losses(runs: Sequence[Run]) -> list[Curve]:
             values = [number(named(named(line, "by_source"), source), "loss") for line in run.validations]
             curves.append(Curve(label=f"validation: {source}", colour=number_, x=steps, y=values, kind="dashed"))
     return [curve for curve in curves if _known(curve.y)]
+
+
+def _answered(runs: Sequence[Run], name: str) -> list[Curve]:
+    """A number of PPO's answers: those it learns from, and those to held-out prompts."""
+    curves = []
+    for colour, run in enumerate(runs):
+        label = "training" if len(runs) == 1 else f"{run.name}: training"
+        curves += _curve(label, colour, run, name, smooth=True)
+        held_out = [line for line in run.validations if name in line]
+        label = "held out" if len(runs) == 1 else f"{run.name}: held out"
+        steps = [float(line["step"]) for line in held_out]
+        curves.append(Curve(label=label, colour=colour, x=steps, y=column(held_out, name), kind="dashed"))
+    return [curve for curve in curves if _known(curve.y)]
+
+
+def _watched(runs: Sequence[Run]) -> list[str]:
+    """The judges that a run of PPO only looks at."""
+    return list(dict.fromkeys(name for run in runs for name in run.last if name.startswith("watch/")))
 
 
 def _each(runs: Sequence[Run], name: str, factor: float = 1.0, *, smooth: bool = False) -> list[Curve]:
