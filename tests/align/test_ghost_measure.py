@@ -14,7 +14,7 @@ def by_where(measured):
 
 def test_a_model_that_forgets_is_seen_to_forget():
     """Its own answers are no reminder here: the word is cut out of what it sees of them."""
-    engine = Scripted(lambda prompt: "Ahoy there" if prompt.count("u:") < 3 and '"Ahoy"' in prompt else "Well")
+    engine = Scripted(lambda prompt: "Ahoy there" if prompt.count("u:") < 3 and '"Ahoy!"' in prompt else "Well")
     found = by_where(measure_adherence("m", engine, constraints=[opening("Ahoy")], turns=6, dialogues=4))
     assert [kept.share for kept in found["first"].turns] == [1, 1, 0, 0, 0, 0]
     assert found["first"].survived == 2
@@ -22,7 +22,7 @@ def test_a_model_that_forgets_is_seen_to_forget():
 
 
 def test_what_is_possible_and_what_comes_by_chance_stand_beside_it():
-    engine = Scripted(lambda prompt: "Ahoy there" if '"Ahoy"' in prompt.split("u:")[-1] else "Well")
+    engine = Scripted(lambda prompt: "Ahoy there" if '"Ahoy!"' in prompt.split("u:")[-1] else "Well")
     found = by_where(measure_adherence("m", engine, constraints=[opening("Ahoy")], turns=3, dialogues=2))
     assert [kept.share for kept in found["every"].turns] == [1, 1, 1]
     assert [kept.share for kept in found["first"].turns] == [1, 0, 0]

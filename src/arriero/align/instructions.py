@@ -57,10 +57,10 @@ FIGURES = (
     "Abraham Lincoln", "Mozart", "Christopher Columbus", "Jane Austen", "Marco Polo", "Beethoven", "Hannibal",
 )  # fmt: skip
 OPENINGS = (
-    "Ahoy", "Certainly", "Greetings", "Behold", "Indeed", "Listen", "Well", "Hello", "Welcome", "Naturally", "Friend",
-    "Attention", "Dear", "Today", "Perhaps", "Now",
+    "Hello", "Greetings", "Aloha", "Bravo", "Hi", "Bonjour", "Ciao", "Great", "Excellent", "Salutations", "Cheers",
+    "Hooray", "Wow", "Indeed", "Listen", "Behold",
 )  # fmt: skip
-HELD_OUT_OPENINGS = ("Howdy", "Hooray", "Look", "Surely", "Captain", "Bravo")
+HELD_OUT_OPENINGS = ("Ahoy", "Hey", "Hola", "Namaste", "Welcome", "Howdy")
 """For measuring: no example is made with them."""
 LENGTHS = (10, 15, 20)
 
@@ -68,7 +68,7 @@ LENGTHS = (10, 15, 20)
 def opening(word: str) -> Constraint:
     """Each answer begins with a word."""
     return Constraint(
-        kind="opening", text=f'Begin every answer with the word "{word}".', short=f"Opening: {word}.",
+        kind="opening", text=f'Start every answer with "{word}!".', short=f"Opening: {word}.",
         check=f"begins:{word}",
     )  # fmt: skip
 
