@@ -171,6 +171,12 @@ def test_the_same_settings_go_on_and_others_begin_the_next_iteration(config, bas
     assert rewards == {"rule:concise"}
 
 
+def test_an_iteration_that_failed_before_its_first_answer_gives_way(config, base, tmp_path):
+    with pytest.raises(ArrieroError):
+        reject(tmp_path / "run", config_for(base, config.prompts[0], model=str(tmp_path / "absent")))
+    assert reject(tmp_path / "run", config).iteration == 1
+
+
 def test_of_several_temperatures_the_one_with_the_best_answers_is_taken(config, base, tmp_path, monkeypatch):
     draw = {"temperatures": (1.3, 0.7), "sweep_prompts": 2}
     result = reject(tmp_path / "run", config_for(base, config.prompts[0], draw=draw))

@@ -157,8 +157,9 @@ def _iteration(run: Path, config: RejectionConfig, prompts: Sequence[Prompt], re
     last = max(numbers, default=0)
     if last and read_settings(run / f"iteration-{last:03d}.toml") == flatten(asked):
         return last
-    write_settings(run / f"iteration-{last + 1:03d}.toml", asked)
-    return last + 1
+    number = last + (last == 0 or samples_file(run, last).exists())  # one that never drew an answer gives way
+    write_settings(run / f"iteration-{number:03d}.toml", asked)
+    return number
 
 
 def _draw(

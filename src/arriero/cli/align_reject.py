@@ -1,6 +1,6 @@
 """`arriero align reject`: the best of many answers to each prompt, and a model that learnt from them."""
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,8 +56,6 @@ def reject(config: RejectCommand) -> int:
 
 
 def _tell(config: RejectCommand, result: "Rejected", page: Path) -> None:
-    from dataclasses import asdict
-
     from arriero.report.rejection import curve_rows
 
     if result.sweep:

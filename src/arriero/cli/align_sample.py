@@ -71,7 +71,6 @@ def sample(config: SampleConfig) -> int:
     from arriero.align.preferences import Preferences
     from arriero.align.prompts import read_prompts
     from arriero.align.sample import Voice, sample_pairs
-    from arriero.align.scoring import load_scorer
     from arriero.align.variants import load_variants
 
     if config.most is not None and config.most < 1:
@@ -79,7 +78,7 @@ def sample(config: SampleConfig) -> int:
     if config.safety is not None and config.judge is None:
         raise ArrieroError("safety: expected a judge beside it: --judge")
     prompts = read_prompts(config.prompts)[: config.most]
-    judges = [load_scorer(spec, device=config.device) for spec in (config.judge, config.safety) if spec is not None]
+    judges = _scorers(config.judge, config.safety, config.device)
     first, second = load_variants([config.model, config.model_b or config.model], device=config.device)
     voices = (
         Voice(first, config.temperature, config.max_tokens),
@@ -126,17 +125,24 @@ def judge(config: JudgeConfig) -> int:
       arriero align judge preferences.sqlite --judge "command:python my_judge.py"
     """
     from arriero.align.preferences import Preferences
-    from arriero.align.scoring import load_scorer
 
     with Preferences(config.preferences) as preferences:
-        specs = [spec for spec in (config.judge, config.safety) if spec is not None]
-        judges = [load_scorer(spec, device=config.device) for spec in specs]
+        judges = _scorers(config.judge, config.safety, config.device)
         counts, whole = _judge(preferences, judges, config.batch or this_week(), config.kind)
     if config.json:
         print_json({"judge": judges[0].name, **asdict(counts), "interrupted": not whole})
     else:
         print(printable(_judged(counts, judges[0].name)))
     return 0 if whole else _INTERRUPTED
+
+
+def _scorers(judge: str | None, safety: str | None, device: str) -> "list[Scorer]":
+    """Who judges, and who tells what is safe; one that does both is loaded once."""
+    from arriero.align.scoring import load_scorer
+
+    specs = [spec for spec in (judge, safety) if spec is not None]
+    loaded = {spec: load_scorer(spec, device=device) for spec in dict.fromkeys(specs)}
+    return [loaded[spec] for spec in specs]
 
 
 def _follow_sampling(growing: "Iterator[Sampled]", total: int) -> "tuple[Sampled, bool]":
