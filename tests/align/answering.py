@@ -5,9 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from arriero.align.prompts import Prompt
 from arriero.model.adapter_export import export_peft
 from arriero.model.adapters import Adapters
+from arriero.model.heads import SCORE, add_head
 from arriero.model.lora import LoraConfig
 from arriero.model.source import load_model
 
@@ -25,13 +28,15 @@ def write_prompts(path: Path, *texts: str) -> Path:
     return path
 
 
-def write_adapter(base: Path, folder: Path, seed: int) -> Path:
-    """An adapter for the base that changes what it says."""
+def write_adapter(base: Path | str, folder: Path, seed: int, *, head: bool = False) -> Path:
+    """An adapter for the base that changes what it says; with a scalar head, a reward model."""
     loaded = load_model(str(base), device="cpu", dtype="float32")
     adapters = Adapters.of(loaded.model)
     adapters.add("adapter", LoraConfig(rank=2), seed=seed)
     for change in adapters.changes("adapter").values():
-        change.b.data.normal_(0.0, 0.5)
+        change.b.data.normal_(0.0, 0.5, generator=torch.Generator().manual_seed(seed))
+    if head:
+        add_head(loaded.model, SCORE, seed=seed)
     export_peft(loaded, "adapter", folder, str(base))
     return folder
 

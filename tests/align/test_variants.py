@@ -1,8 +1,11 @@
 """Variants of a model: which share weights, and that each says what it says alone."""
 
+import shutil
+
 import pytest
 
 from arriero.align.prompts import Prompt
+from arriero.align.reward import Reward
 from arriero.align.variants import answer, load_variants, seed_of
 from arriero.common.errors import ArrieroError
 from arriero.generate.engine import SamplingConfig
@@ -31,6 +34,31 @@ def test_adapters_of_one_base_share_its_weights_and_say_what_they_say_alone(sour
     assert len(set(together)) == 3
     for source, ids in zip(sources, together, strict=True):
         assert say(load_variants([source], device="cpu")[0], ask(ODD)) == ids
+
+
+def test_a_reward_model_shares_the_base_too_and_neither_disturbs_the_other(sources, tmp_path):
+    judge = str(write_adapter(sources[0], tmp_path / "judge", 7, head=True))
+    policy = load_variants(sources[1:2], beside=[judge], device="cpu")[0]
+    reward = Reward.load(judge, device="cpu", beside=policy)
+    assert reward.helpfulness.model is policy.engine.model
+    before = say(policy, ask(ODD))
+    assert before == say(load_variants(sources[1:2], device="cpu")[0], ask(ODD))
+    alone = Reward.load(judge, device="cpu")
+    assert reward.score([ask(ODD)], ["yes"]) == pytest.approx(alone.score([ask(ODD)], ["yes"]), abs=1e-5)
+    assert say(policy, ask(ODD)) == before
+
+
+def test_a_merged_policy_and_a_fine_tuned_one_are_no_base_for_a_reward_model(sources, tmp_path):
+    """A little fine-tuning leaves weights that look like the base's, and a reward model over them misjudges."""
+    judge = str(write_adapter(sources[0], tmp_path / "judge", 7, head=True))
+    shutil.copytree(sources[0], tmp_path / "tuned")
+    for policy in (
+        load_variants(sources[1:2], device="cpu")[0],
+        load_variants([str(tmp_path / "tuned")], beside=[judge], device="cpu")[0],
+        load_variants([str(tmp_path / "tuned"), sources[0]], beside=[judge], device="cpu")[0],
+    ):
+        reward = Reward.load(judge, device="cpu", beside=policy)
+        assert reward.helpfulness.model is not policy.engine.model
 
 
 def test_one_source_twice_is_one_variant(sources):

@@ -6,16 +6,16 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from arriero.align.candidates import Candidates, read_candidates
+from arriero.align.candidates import read_candidates
 from arriero.align.prompts import Prompt, read_prompts
 from arriero.align.rejection import Best, Drawing, best_answers, mean_best, refresh_scores, write_best
 from arriero.align.rejection_config import RejectionConfig
 from arriero.align.reward import Reward
 from arriero.align.reward_curve import RewardCurve, reward_curve
-from arriero.align.variants import load_variants
+from arriero.align.variants import Variant, load_variants
 from arriero.common.errors import ArrieroError
 from arriero.common.files import atomic_file
 from arriero.common.lock import hold_lock
@@ -88,34 +88,10 @@ def reject(run: Path, config: RejectionConfig) -> Rejected:
         )
     prompts = _prompts(config)
     with hold_lock(run / "run.lock", wait_s=_WAIT_S, what="the run"):
-        reward = Reward.load(config.reward, config.safety, device=config.device)
-        number = _iteration(run, config, prompts, reward)
-        answered, temperature, sweep, too_long = _draw(run, number, config, prompts, reward)
-        before = range(1, number)
-        rescored = sum(refresh_scores(samples_file(run, n), reward) for n in before)
-        best = best_answers([(n, read_candidates(samples_file(run, n))) for n in (*before, number)])
-        file = run / f"best-{number:03d}.jsonl"
-        write_best(file, best)
-        made = None if config.choose_only else _fine_tune(run / f"sft-{number:03d}", file, best, config)
-        scores = [own for row in answered if (own := row.scores) is not None]
-        result = Rejected(
-            iteration=number,
-            model=config.model,
-            reward=reward.name,
-            temperature=temperature,
-            sweep=sweep,
-            samples=config.draw.samples,
-            prompts=len(answered),
-            too_long=too_long,
-            unanswered=len(prompts) - too_long - len({prompt.key for prompt in prompts} & _keys(best)),
-            rescored=rescored,
-            curve=reward_curve(scores),
-            best=file,
-            best_reward=sum(own.answer.score or 0.0 for own in best) / len(best) if best else None,
-            best_from={str(n): count for n, count in sorted(Counter(own.iteration for own in best).items())},
-            made=made,
-        )
-        with atomic_file(run / f"result-{number:03d}.json") as aside:
+        result, best = _choose(run, config, prompts)
+        if not config.choose_only:
+            result = replace(result, made=_fine_tune(run / f"sft-{result.iteration:03d}", result.best, best, config))
+        with atomic_file(run / f"result-{result.iteration:03d}.json") as aside:
             aside.write_text(json.dumps(asdict(result), default=str) + "\n", encoding="utf-8")
     return result
 
@@ -125,6 +101,44 @@ def samples_file(run: Path, iteration: int) -> Path:
     return run / f"samples-{iteration:03d}.jsonl"
 
 
+def _choose(run: Path, config: RejectionConfig, prompts: Sequence[Prompt]) -> tuple[Rejected, list[Best]]:
+    """Draw what is missing, and choose; the models are let go of before anything is trained."""
+    scorers = [spec for spec in (config.reward, config.safety) if spec is not None]
+    variant = load_variants([config.model], beside=scorers, device=config.device, max_batch=config.draw.decode_rows)[0]
+    reward = Reward.load(config.reward, config.safety, device=config.device, beside=variant)
+    fitting = _fitting(prompts, variant, config.draw.max_tokens)
+    number = _iteration(run, config, prompts, reward)
+    drawing = Drawing(
+        samples_file(run, number), variant, reward, config.draw.samples, config.draw.max_tokens, config.seed
+    )
+    together = max(1, config.draw.decode_rows // config.draw.samples)
+    temperature, sweep = _temperature(drawing, fitting, config, together)
+    answered = drawing.draw(fitting, temperature, together)
+    rescored = sum(refresh_scores(samples_file(run, n), reward) for n in range(1, number))
+    best = best_answers([(n, read_candidates(samples_file(run, n))) for n in range(1, number + 1)])
+    file = run / f"best-{number:03d}.jsonl"
+    write_best(file, best)
+    chosen = {own.prompt.key for own in best}
+    result = Rejected(
+        iteration=number,
+        model=config.model,
+        reward=reward.name,
+        temperature=temperature,
+        sweep=sweep,
+        samples=config.draw.samples,
+        prompts=len(answered),
+        too_long=len(prompts) - len(fitting),
+        unanswered=sum(prompt.key not in chosen for prompt in fitting),
+        rescored=rescored,
+        curve=reward_curve([own for row in answered if (own := row.scores) is not None]),
+        best=file,
+        best_reward=sum(own.answer.score or 0.0 for own in best) / len(best) if best else None,
+        best_from={str(n): count for n, count in sorted(Counter(own.iteration for own in best).items())},
+        made=None,
+    )
+    return result, best
+
+
 def _prompts(config: RejectionConfig) -> list[Prompt]:
     prompts = read_prompts(config.prompts)
     if not config.safety_prompts:
@@ -132,10 +146,6 @@ def _prompts(config: RejectionConfig) -> list[Prompt]:
     risky = read_prompts(config.safety_prompts, safety=True)
     keys = {prompt.key for prompt in risky}
     return [prompt for prompt in prompts if prompt.key not in keys] + risky
-
-
-def _keys(best: Sequence[Best]) -> set[str]:
-    return {own.prompt.key for own in best}
 
 
 def _iteration(run: Path, config: RejectionConfig, prompts: Sequence[Prompt], reward: Reward) -> int:
@@ -162,22 +172,15 @@ def _iteration(run: Path, config: RejectionConfig, prompts: Sequence[Prompt], re
     return number
 
 
-def _draw(
-    run: Path, number: int, config: RejectionConfig, prompts: Sequence[Prompt], reward: Reward
-) -> tuple[list[Candidates], float, dict[str, float], int]:
-    """Answers to all prompts that fit, the temperature, what others came to, and how many prompts do not fit."""
-    draw = config.draw
-    variant = load_variants([config.model], device=config.device, max_batch=draw.decode_rows)[0]
-    fitting = [prompt for prompt in prompts if variant.fits(prompt, draw.max_tokens)]
+def _fitting(prompts: Sequence[Prompt], variant: Variant, max_tokens: int) -> list[Prompt]:
+    """The prompts that leave an answer room in the context."""
+    fitting = [prompt for prompt in prompts if variant.fits(prompt, max_tokens)]
     if not fitting:
         raise ArrieroError(
-            f"none of {len(prompts)} prompts leaves room for an answer of {draw.max_tokens} tokens in the context of "
+            f"none of {len(prompts)} prompts leaves room for an answer of {max_tokens} tokens in the context of "
             f"{variant.engine.context}: lower --max-tokens, or give shorter prompts"
         )
-    drawing = Drawing(samples_file(run, number), variant, reward, draw.samples, draw.max_tokens, config.seed)
-    together = max(1, draw.decode_rows // draw.samples)
-    temperature, sweep = _temperature(drawing, fitting, config, together)
-    return drawing.draw(fitting, temperature, together), temperature, sweep, len(prompts) - len(fitting)
+    return fitting
 
 
 def _temperature(

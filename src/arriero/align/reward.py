@@ -7,6 +7,7 @@ from functools import cached_property
 from arriero.align.combine import check_finite, combine
 from arriero.align.prompts import Prompt
 from arriero.align.scoring import Scorer, identity_of, load_scorer
+from arriero.align.variants import Variant
 from arriero.common.errors import ArrieroError
 
 
@@ -18,15 +19,23 @@ class Reward:
     safety: Scorer | None = None
 
     @classmethod
-    def load(cls, helpfulness: str, safety: str | None = None, *, device: str = "auto") -> "Reward":
+    def load(
+        cls, helpfulness: str, safety: str | None = None, *, device: str = "auto", beside: Variant | None = None
+    ) -> "Reward":
         """By what `load_scorer` takes.
+
+        Args:
+            beside: a variant, whose base is shared by reward models that are adapters for it.
 
         Raises:
             NotFoundError, FormatError, ArrieroError: as `load_scorer`.
         """
-        return cls(
-            load_scorer(helpfulness, device=device), None if safety is None else load_scorer(safety, device=device)
-        )
+
+        def scorer(spec: str, name: str) -> Scorer:
+            over = None if beside is None else beside.base_of(spec)
+            return load_scorer(spec, device=device, over=over, name=name)
+
+        return cls(scorer(helpfulness, "helpfulness"), None if safety is None else scorer(safety, "safety"))
 
     @cached_property
     def name(self) -> str:

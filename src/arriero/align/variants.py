@@ -22,6 +22,10 @@ class Variant:
     engine: Engine
     adapter: str | None = None
     """Its name in the engine's model; None: the model as it is."""
+    base: LoadedModel | None = None
+    """The engine's model, where no adapter is merged into it and others may share it."""
+    base_source: str = ""
+    """Its source."""
 
     def request(self, prompt: Prompt, sampling: SamplingConfig) -> Request:
         """What to ask the engine.
@@ -42,35 +46,44 @@ class Variant:
         except ArrieroError as error:
             raise ArrieroError(f"{prompt.where or 'a prompt'}: {error}") from error
 
+    def base_of(self, source: str) -> LoadedModel | None:
+        """The base, if another source is an adapter that was made for it; by name, since weights that were fine-tuned
+        a little look alike."""
+        return self.base if is_adapter(Path(source).expanduser()) and _base(source) == self.base_source else None
+
     def fits(self, prompt: Prompt, max_tokens: int) -> bool:
         """Whether the context holds the prompt and an answer of so many tokens."""
         return len(self.encode(prompt)) + max_tokens <= self.engine.context
 
 
-def load_variants(sources: Sequence[str], *, device: str = "auto", max_batch: int = 16) -> list[Variant]:
+def load_variants(
+    sources: Sequence[str], *, beside: Sequence[str] = (), device: str = "auto", max_batch: int = 16
+) -> list[Variant]:
     """A variant for each source; equal sources are one, and adapters made for a base that is loaded share it.
 
+    What shares no base has its adapter merged, which is a little faster.
+
     Args:
+        beside: other models' sources that are to share a base too, such as those of reward models.
         max_batch: most rows that decode together.
 
     Raises:
         NotFoundError, FormatError, ArrieroError: a source is not here, or is damaged.
     """
-    folders = {source: Path(source).expanduser() for source in sources}
-    bases = {source: base_of(folder) if is_adapter(folder) else source for source, folder in folders.items()}
-    counts = Counter(bases.values())
+    bases = {source: _base(source) for source in sources}
+    counts = Counter({source: _base(source) for source in (*sources, *beside)}.values())
     loaded: dict[str, LoadedModel] = {}
     found: dict[str, Variant] = {}
     for number, (source, base) in enumerate(bases.items()):
-        folder, name = folders[source], f"variant-{number}"
+        folder, name = Path(source).expanduser(), f"variant-{number}"
         if counts[base] > 1 and base not in loaded:
             loaded[base] = load_model(base, device=device)
         if counts[base] > 1 and base == source:
-            found[source] = Variant(source, _engine(loaded[base], max_batch))
+            found[source] = Variant(source, _engine(loaded[base], max_batch), None, loaded[base], base)
         elif counts[base] > 1 and fits(loaded[base].model, folder):
             load_peft(loaded[base].model, folder, name, base=loaded[base].name)
             own = replace(loaded[base], loaded_tokenizer=tokenizer_of(folder) or loaded[base].loaded_tokenizer)
-            found[source] = Variant(source, _engine(own, max_batch), name)
+            found[source] = Variant(source, _engine(own, max_batch), name, own, base)
         else:
             found[source] = Variant(source, _engine(load_merged(source, device=device), max_batch))
     return [found[source] for source in sources]
@@ -90,6 +103,12 @@ def answer(asked: Sequence[tuple[Variant, Prompt, SamplingConfig]]) -> list[list
 def seed_of(*parts: object) -> int:
     """A seed of 31 bits for what is named: the same in every process, order and attempt."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=4).digest()) >> 1
+
+
+def _base(source: str) -> str:
+    """The source below an adapter; any other one itself."""
+    folder = Path(source).expanduser()
+    return base_of(folder) if is_adapter(folder) else source
 
 
 def _engine(loaded: LoadedModel, max_batch: int) -> Engine:
