@@ -58,8 +58,8 @@ def write_chats(file: Path, count: int = 24, *, word: str = "llama") -> Path:
 
 def write_base(folder: Path, *, tied: bool = False, **changes: Any) -> Path:
     """A Hugging Face folder of a model of two layers with grouped queries, random weights, and a chat template."""
-    sizes = {"vocab_size": 258, "dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "hidden_dim": 96} | changes
-    shape = LlamaConfig.of(tied_embeddings=tied, max_seq_len=64, **sizes)
+    sizes = {"vocab_size": 258, "dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "hidden_dim": 96}
+    shape = LlamaConfig.of(tied_embeddings=tied, **{"max_seq_len": 64} | sizes | changes)
     save_hf(Llama(shape).init_weights(5), folder, bos_id=None, eos_id=EOS)
     tokenizer = byte_tokenizer()
     tokenizer.use_chat_template(TEMPLATE)

@@ -155,6 +155,9 @@ def _train(folder: RunFolder, config: PpoConfig, prepared: Prepared, layout: Lay
             watcher.on_validation(0)  # what the policy was before
         end = loop.run()
         if end in ("finished", "stopped early") and layout.is_main:
+            if loop.best is None and prepared.held_out:
+                detail = "no evaluation lay within --max-kl: the policy as it is now comes out"
+                watcher.on_event(loop.step, "warning", detail)
             best = None if loop.best is None else folder.checkpoints / f"step-{loop.best[0]:08d}"
             _export(folder, config, best if best is not None and best.is_dir() else None)
     return end

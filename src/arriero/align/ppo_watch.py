@@ -76,8 +76,7 @@ class PpoWatcher(RunWatcher):
                 self.log.write("sample", step, prompt=prompt, text=text)
         if numbers is None:
             return None
-        too_far = self.max_kl is not None and numbers["kl"] > self.max_kl
-        return math.inf if too_far else float(numbers["loss"])
+        return math.inf if _too_far(numbers, self.max_kl) else float(numbers["loss"])
 
 
 def alarms(told: Mapping[str, float], first: Mapping[str, float]) -> dict[str, str]:
@@ -98,6 +97,22 @@ def alarms(told: Mapping[str, float], first: Mapping[str, float]) -> dict[str, s
     if told["kl"] < -1:
         found["kl"] = f"a divergence of {told['kl']:.2g} nats: the policy is not what answers were sampled from"
     return found
+
+
+def kept_of(validations: Sequence[Mapping[str, Any]], max_kl: float | None) -> Mapping[str, Any] | None:
+    """The validation of the policy that a run kept: the lowest loss among those that had not gone too far, or the last.
+
+    Args:
+        validations: the diary's, the first one of what the policy was before.
+        max_kl: of the run.
+    """
+    after = validations[1:]
+    allowed = [line for line in after if not _too_far(line, max_kl)]
+    return min(allowed, key=lambda line: float(line["loss"])) if allowed else next(reversed(after), None)
+
+
+def _too_far(numbers: Mapping[str, Any], max_kl: float | None) -> bool:
+    return max_kl is not None and float(numbers["kl"]) > max_kl
 
 
 def measure(sampler: Sampler, rows: int, moments: Callable[[], Moments], missing: float | None) -> dict[str, Any]:

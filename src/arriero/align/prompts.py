@@ -19,10 +19,10 @@ from typing import Any
 from arriero.align.preferences import Preferences
 from arriero.common.compression import DAMAGE, open_bytes
 from arriero.common.errors import ArrieroError, FormatError, NotFoundError
+from arriero.common.sqlite_file import is_sqlite
 from arriero.tokenizer.chat import Message
 from arriero.train.examples import detect, find_files, read_row, read_rows, read_turns, split_dialogue
 
-_SQLITE = b"SQLite format 3\0"
 _TEXT = ".txt"
 _DIALOGUE = "\n\nHuman:"
 _YES = {True: True, "true": True, False: False, "false": False}
@@ -104,7 +104,7 @@ def _place(prompt: Prompt, seed: int) -> float:
 
 def _read(paths: Sequence[Path]) -> Iterator[Prompt]:
     for path in paths:
-        if path.is_file() and _is_sqlite(path):
+        if path.is_file() and is_sqlite(path):
             yield from _of_preferences(path)
         elif path.is_file() and _is_text(path):
             yield from _of_lines(path)
@@ -114,11 +114,6 @@ def _read(paths: Sequence[Path]) -> Iterator[Prompt]:
                     yield _of_row(row, where)
         else:
             raise NotFoundError(f"no such file of prompts: {path}")
-
-
-def _is_sqlite(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(len(_SQLITE)) == _SQLITE
 
 
 def _is_text(path: Path) -> bool:

@@ -63,6 +63,9 @@ COMMANDS: dict[str, Command] = {
     "align distil": Command(
         "arriero.cli.align_distil:distil", "Make examples of safer answers, learnt without a preprompt"
     ),
+    "align iterate": Command(
+        "arriero.cli.align_iterate:iterate", "Align a model in rounds: preferences, rewards, versions"
+    ),
     "align reject": Command("arriero.cli.align_reject:reject", "Learn from the best of many answers to each prompt"),
     "kernels check": Command("arriero.cli.kernels:check", "Hold every attention implementation against the reference"),
     "kernels bench": Command("arriero.cli.kernels_bench:bench", "Measure attention: time and memory, beside PyTorch's"),

@@ -9,6 +9,8 @@ from pathlib import Path
 from arriero.common.errors import ArrieroError, FormatError
 from arriero.common.files import atomic_file
 
+_MAGIC = b"SQLite format 3\0"
+
 
 @dataclass(frozen=True, kw_only=True)
 class FileKind:
@@ -44,6 +46,12 @@ class FileKind:
             raise FormatError(
                 f"{path} has schema {version}, and this version reads {self.version}: pip install -U arriero"
             )
+
+
+def is_sqlite(path: Path) -> bool:
+    """Whether a file is one of SQLite's, whoever wrote it."""
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
 
 
 @contextmanager

@@ -8,8 +8,9 @@ N tokens of a micro-batch.
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 import torch
@@ -21,9 +22,12 @@ from arriero.train.batch import Batch
 from arriero.train.permutation import Permutation
 from arriero.train.supervised import Supervised
 
+B = TypeVar("B")
+"""A micro-batch."""
 
-class ExampleBatches:
-    """An endless iterator of micro-batches, each epoch in an order of its own."""
+
+class UnitBatches(ABC, Generic[B]):
+    """An endless iterator of micro-batches of units, each epoch in an order of its own."""
 
     def __init__(
         self,
@@ -74,7 +78,7 @@ class ExampleBatches:
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> B:
         """This rank's next micro-batch; at an epoch's end it may hold fewer examples, or none."""
         step, number = divmod(self._done, self._accumulation)
         own, count = self._rows * self._accumulation, len(self._units)
@@ -88,16 +92,16 @@ class ExampleBatches:
         return self._lay_out(chosen)
 
     @property
-    def largest(self) -> Batch:
+    def largest(self) -> B:
         """The micro-batch of a step with the longest units: the most that one can take."""
         own = self._rows * self._accumulation
         longest = sorted(self._units, key=self._tokens, reverse=True)[:own]
         most = max(self._deal(longest), key=self._tokens)
         return self._lay_out(most)
 
-    def _lay_out(self, chosen: Sequence[int]) -> Batch:
+    @abstractmethod
+    def _lay_out(self, chosen: Sequence[int]) -> B:
         """A micro-batch of the examples of these numbers, unit after unit."""
-        return lay_out([self._examples[i] for i in chosen], self._multiple)
 
     def _deal(self, units: Sequence[tuple[int, ...]]) -> list[list[int]]:
         """A step's units shared out among its micro-batches, so that all have about as many tokens."""
@@ -132,6 +136,13 @@ class ExampleBatches:
         if differing := [named[name] for name, value in own.items() if state[name] != value]:
             raise ArrieroError(f"resume: {differing[0]} changed since the run began; choose another folder")
         self._epoch, self._done = state["epoch"], state["step"] * self._accumulation + state["micro_batch"]
+
+
+class ExampleBatches(UnitBatches[Batch]):
+    """Micro-batches to learn the answers of."""
+
+    def _lay_out(self, chosen: Sequence[int]) -> Batch:
+        return lay_out([self._examples[i] for i in chosen], self._multiple)
 
 
 class EvaluationBatches:
