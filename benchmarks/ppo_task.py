@@ -18,6 +18,7 @@ import json
 import statistics
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from arriero.align.ppo_config import (
     RewardConfig,
     RolloutConfig,
 )
+from arriero.align.ppo_watch import kept_of
 from arriero.align.win_rate import WinRate, win_rate
 from arriero.common.errors import ArrieroError
 from arriero.common.machine import machine_line
@@ -54,7 +56,7 @@ class Outcome:
     """The one that was kept."""
     before: dict[str, Any]
     """The held-out answers of the first policy: the diary's numbers."""
-    after: dict[str, Any]
+    after: Mapping[str, Any]
     """Those of the kept one."""
     last: dict[str, Any]
     """Those of the last step."""
@@ -129,8 +131,8 @@ def _run(run: Path, options: argparse.Namespace, seed: int, beta: float) -> Outc
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     minutes = max(line["seconds"] for line in lines if line["kind"] == "step") / 60
     before, *others = [line for line in lines if line["kind"] == "validation"]
-    allowed = [line for line in others if line["kl"] <= MOST_KL] if beta else others
-    kept = min(allowed or others, key=lambda line: float(line["loss"]))
+    kept = kept_of([before, *others], config.objective.max_kl)
+    assert kept is not None
     return Outcome(
         seed=seed,
         beta=beta,

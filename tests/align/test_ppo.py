@@ -165,12 +165,13 @@ def test_all_weights_learn_with_a_reward_model_over_the_same_base(room):
     assert load_model(str(run / "model")).tokenizer.chat_template is not None
 
 
-def test_a_run_that_goes_too_far_is_ended_and_what_it_was_before_is_kept(room):
+def test_a_run_that_goes_too_far_is_ended_and_says_so(room):
     run = room / "too-far"
     assert ppo(run, config(room, lr=0.3, max_kl=1e-9, iterations=6)) == "stopped early"
     assert len(diary(run, "step")) < 12
     halts = [line["detail"] for line in diary(run, "event") if line["event"] == "halt"]
     assert "nats from where it began" in halts[0]
+    assert any("no evaluation lay within --max-kl" in line["detail"] for line in diary(run, "event"))
     assert (run / "adapter").is_dir()
 
 

@@ -12,7 +12,7 @@ from arriero.align.ppo import prepare
 from arriero.align.ppo_batches import PpoBatches, build_controller
 from arriero.align.ppo_config import IterationsConfig, ObjectiveConfig, PpoConfig, PpoOptimizerConfig
 from arriero.align.ppo_step import PpoLoss
-from arriero.align.ppo_watch import alarms
+from arriero.align.ppo_watch import alarms, kept_of
 from arriero.align.rollout import Sampler
 from arriero.cli.parser import shipped_configs
 from arriero.common.errors import ArrieroError
@@ -138,6 +138,14 @@ def test_alarms_are_raised_for_what_is_unlike_the_beginning():
     assert alarms(first | {"entropy": 0.1}, first).keys() == {"entropy"}
     assert alarms(first | {"eos_share": 0.1}, first).keys() == {"eos_share"}
     assert alarms(first | {"kl": -4.0}, first).keys() == {"kl"}
+
+
+def test_the_policy_that_is_kept_is_the_best_that_has_not_gone_too_far():
+    lines = [{"loss": loss, "kl": kl} for loss, kl in ((-9.0, 0.0), (-1.0, 2.0), (-3.0, 5.0), (-8.0, 40.0))]
+    assert kept_of(lines, 25.0) == lines[2]
+    assert kept_of(lines, None) == lines[3]
+    assert kept_of(lines, 1.0) == lines[3], "the last, where all went too far"
+    assert kept_of(lines[:1], 25.0) is None
 
 
 def test_the_preset_is_llama_2s(room):

@@ -136,8 +136,8 @@ def measure(sampler: Sampler, rows: int, moments: Callable[[], Moments], missing
     scores = final_scores(answered, moments(), missing)
     watched = [judge.name for judge in sampler.watch]
     facts = facts_of(answered, scores, [look for _, look in pairs], watched)
-    each = {"scores": [answer.score for answer in answered], "lengths": [len(answer.ids) for answer in answered]}
-    return {"loss": -facts["score"], **facts, **each}
+    listed = {"scores": [answer.score for answer in answered], "lengths": [len(answer.ids) for answer in answered]}
+    return {"loss": -facts["score"], **facts, **listed}
 
 
 def _in_words(step: int, numbers: Mapping[str, Any]) -> str:

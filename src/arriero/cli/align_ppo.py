@@ -76,11 +76,23 @@ def show(prepared: "Prepared", config: PpoConfig) -> None:
 
 
 def _tell(config: PpoCommand, run: Path, end: "End") -> None:
+    from arriero.align.ppo_watch import kept_of
+    from arriero.report.run import read_run
+
     made = run / ("adapter" if config.method == "lora" else "model")
+    validations = read_run(run).validations
+    before, after = next(iter(validations), None), kept_of(validations, config.objective.max_kl)
     if config.json:
-        print_json({"run": run, "end": end, "made": made if made.exists() else None})
+        facts = {"before": before, "after": after}
+        print_json({"run": run, "end": end, "made": made if made.exists() else None, **facts})
     elif end in ("finished", "stopped early"):
         print(f"{end}: {printable(str(made))}")
+        if before is not None and after is not None:
+            print(
+                f"held-out reward {before['reward']:.3f} → {after['reward']:.3f} at a KL of {after['kl']:.2f} nats; "
+                f"tokens {before['length']:.0f} → {after['length']:.0f}, that end {before['eos_share']:.0%} → "
+                f"{after['eos_share']:.0%}"
+            )
         print(f"talk with it: arriero chat --model {printable(str(made))}")
         print(f"see how it went: arriero report {printable(str(run))}")
     else:
