@@ -105,9 +105,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--watch", nargs="*", default=[])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--iterations", type=int, default=10)
-    parser.add_argument("--batch", type=int, default=24)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--max-tokens", type=int, default=48)
-    parser.add_argument("--held-out", type=int, default=32)
+    parser.add_argument("--held-out", type=int, default=24)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--beta", type=float, default=0.05)
     parser.add_argument("--free", action="store_true", help="a run with β 0 too")
@@ -123,7 +123,7 @@ def _run(run: Path, options: argparse.Namespace, seed: int, beta: float) -> Outc
         reward=RewardConfig(reward=options.reward, watch=tuple(options.watch)),
         rollout=RolloutConfig(batch=options.batch, max_tokens=options.max_tokens),
         objective=ObjectiveConfig(mini_batch=options.batch // 2, beta=beta, max_kl=MOST_KL if beta else None),
-        training=IterationsConfig(iterations=options.iterations, validate_every=max(1, options.iterations // 3)),
+        training=IterationsConfig(iterations=options.iterations, validate_every=max(1, options.iterations // 2)),
         optim=PpoOptimizerConfig(lr=options.lr),
         seed=seed,
     )
