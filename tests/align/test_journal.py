@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from arriero.align.journal import fill, seed_of, write_rows
+from arriero.align.journal import fill, write_rows
 from arriero.common.errors import FormatError
 
 KILLED = """
@@ -94,10 +94,3 @@ def test_rows_are_json_lines_in_utf8(tmp_path):
     line = (tmp_path / "rows.jsonl").read_text(encoding="utf-8")
     assert line.count("\n") == 1
     assert json.loads(line) == {"text": "🦙\u2028\n"}
-
-
-def test_seeds_differ_by_every_part():
-    seeds = {seed_of(a, b, c) for a in range(3) for b in range(20) for c in range(20)}
-    assert len(seeds) == 1200
-    assert all(0 <= seed < 2**32 for seed in seeds)
-    assert seed_of(1, 23) != seed_of(12, 3)

@@ -11,8 +11,9 @@ from arriero.align.ppo import prepare
 from arriero.align.ppo_models import Role, build_players, load_policy
 from arriero.align.prompts import Prompt
 from arriero.align.reward_model import encode_dialogue
-from arriero.align.rollout import Answer, Asked, Sampler, seed_of
+from arriero.align.rollout import Answer, Asked, Sampler
 from arriero.common.errors import ArrieroError
+from arriero.common.seeds import seed_of
 from arriero.model.adapters import Adapters
 from arriero.model.export import export_model
 from arriero.model.heads import SCORE, VALUE, add_head, head_of

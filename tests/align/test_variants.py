@@ -6,7 +6,7 @@ import pytest
 
 from arriero.align.prompts import Prompt
 from arriero.align.reward import Reward
-from arriero.align.variants import answer, load_variants, seed_of
+from arriero.align.variants import answer, load_variants
 from arriero.common.errors import ArrieroError
 from arriero.generate.engine import SamplingConfig
 from tests.align.answering import ODD, ask, write_adapter
@@ -87,9 +87,3 @@ def test_what_leaves_no_room_does_not_fit(sources):
     room = variant.engine.context - len(variant.encode(ask("abc")))
     assert variant.fits(ask("abc"), room)
     assert not variant.fits(ask("abc"), room + 1)
-
-
-def test_seeds_depend_on_what_is_named_alone():
-    assert seed_of(1, "a") == seed_of(1, "a")
-    assert len({seed_of(n, "a") for n in range(1000)}) == 1000
-    assert 0 <= seed_of("x") < 2**31

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from arriero.align.journal import seed_of
+from arriero.common.seeds import seed_of
 from arriero.generate.engine import Engine, Request, SamplingConfig
 from arriero.tokenizer.chat import Message
 

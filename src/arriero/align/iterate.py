@@ -29,11 +29,12 @@ from arriero.align.reward_config import ComparisonsConfig, RewardModelConfig
 from arriero.align.reward_train import REWARD, train_reward
 from arriero.align.sample import Voice, sample_pairs
 from arriero.align.scoring import load_scorer
-from arriero.align.variants import load_variants, seed_of
+from arriero.align.variants import load_variants
 from arriero.align.versions import VersionReport, measure_version
 from arriero.common.errors import FormatError
 from arriero.common.files import atomic_file
 from arriero.common.progress import progress
+from arriero.common.seeds import seed_of
 from arriero.generate.engine import SamplingConfig
 from arriero.model.formats.hf_config import read_json
 from arriero.train.loop import End

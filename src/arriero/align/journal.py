@@ -3,7 +3,6 @@
 A portion is made whole or again: what is sampled together comes out the same, whether or not it was interrupted.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -48,12 +47,6 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """A whole file of JSON lines."""
     with atomic_file(path) as aside:
         aside.write_text("".join(map(_line, rows)), encoding="utf-8")
-
-
-def seed_of(*parts: int | str) -> int:
-    """A random stream of its own for what is named, one of 2^32."""
-    text = "/".join(map(str, parts))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
 
 
 def _read(path: Path, count: int, portion: int) -> list[Row]:

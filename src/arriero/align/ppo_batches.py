@@ -30,8 +30,9 @@ from arriero.align.experience import (
 from arriero.align.kl import AdaptiveBeta, Controller, FixedBeta
 from arriero.align.logprobs import AnswerRow, lay_answers
 from arriero.align.ppo_config import ObjectiveConfig, PpoConfig
-from arriero.align.rollout import Answer, Sampler, seed_of
+from arriero.align.rollout import Answer, Sampler
 from arriero.common.errors import ArrieroError
+from arriero.common.seeds import seed_of
 from arriero.train.permutation import Permutation
 
 _FIRST_ANSWERS = 64

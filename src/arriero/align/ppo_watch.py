@@ -11,7 +11,8 @@ from typing import Any
 from arriero.align.experience import Moments, facts_of, final_scores, look_at
 from arriero.align.ppo_batches import PpoBatches
 from arriero.align.ppo_step import PpoLoss
-from arriero.align.rollout import Sampler, seed_of
+from arriero.align.rollout import Sampler
+from arriero.common.seeds import seed_of
 from arriero.train.carbon import EnergyMeter
 from arriero.train.loop import StepResult
 from arriero.train.run_log import RunLog

@@ -25,10 +25,11 @@ from arriero.align.candidates import (
 )
 from arriero.align.prompts import Prompt
 from arriero.align.reward import Reward
-from arriero.align.variants import Variant, answer, seed_of
+from arriero.align.variants import Variant, answer
 from arriero.common.errors import ArrieroError
 from arriero.common.files import atomic_file
 from arriero.common.progress import progress
+from arriero.common.seeds import seed_of
 from arriero.generate.engine import SamplingConfig
 
 _SCORED = 64

@@ -7,7 +7,6 @@ alone. Programs judge the text.
 """
 
 import dataclasses
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -120,11 +119,6 @@ class Sampler:
         if len(scores) != len(said) or not all(map(math.isfinite, scores)):
             raise ArrieroError(f"{judge.name}: expected {len(said)} finite scores, got {scores}")
         return scores
-
-
-def seed_of(*parts: object) -> int:
-    """A seed of 31 bits for what is named."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=4).digest(), "big") >> 1
 
 
 def _on_replica(judge: Scorer, replicas: dict[int, Llama]) -> Scorer:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from arriero.align.preferences import Kind, Preferences, Response
 from arriero.align.prompts import Prompt
-from arriero.align.variants import Variant, answer, seed_of
+from arriero.align.variants import Variant, answer
 from arriero.common.errors import ArrieroError
+from arriero.common.seeds import seed_of
 from arriero.generate.engine import SamplingConfig
 
 _TRIES = 4

@@ -1,6 +1,5 @@
 """Model variants that answer prompts: whole models, and adapters that share a base where they were made for it."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -98,11 +97,6 @@ def answer(asked: Sequence[tuple[Variant, Prompt, SamplingConfig]]) -> list[list
         for completion in engine.generate(requests):
             answers[own[completion.request]].append(completion)
     return answers
-
-
-def seed_of(*parts: object) -> int:
-    """A seed of 31 bits for what is named: the same in every process, order and attempt."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=4).digest()) >> 1
 
 
 def _base(source: str) -> str:
