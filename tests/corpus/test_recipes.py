@@ -178,6 +178,7 @@ def test_private_data_of_ones_own_files_is_marked(made: Made) -> None:
     assert any("Write to <EMAIL> about" in text for text in texts)
 
 
+@pytest.mark.slow  # test_engine.py has the same of one recipe
 def test_two_workers_make_the_same_bytes(made: Made, sources: dict[str, SourceConfig], tmp_path: Path) -> None:
     make_corpus(tmp_path / "two", sources, executor=ExecutorConfig(workers=2))
     assert bytes_of(tmp_path / "two") == bytes_of(made[0])
