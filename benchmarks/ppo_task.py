@@ -2,11 +2,11 @@
 
 SmolLM2-135M-Instruct with LoRA answers held-out prompts before and after, over several seeds; the answers that count
 are those of the step that the run keeps. The judge is a program, whose score is the truth, or a reward model with the
-program beside it. A run without a price on divergence (β 0) shows what the price does. Wins are told at equal length
-too: what rises by length alone is no gain.
+program beside it. A run without a price on divergence (β 0) shows what the price does, and fine-tuning on the best of as
+many samples what a simpler way does. Wins are told at equal length too: what rises by length alone is no gain.
 
     python benchmarks/ppo_task.py --prompts prompts.jsonl [--reward rule:concise] [--watch rule:readable]
-        [--seeds 3] [--iterations 10] [--free] [--keep FOLDER] [--json]
+        [--seeds 3] [--iterations 10] [--free] [--reject 4] [--keep FOLDER] [--json]
 
 Gates: over the seeds together the held-out reward rises by at least one standard deviation of the first answers' and by
 more than two standard errors; in each run KL stays at 10 nats or less and the share of answers that end does not fall;
@@ -36,12 +36,20 @@ from arriero.align.ppo_config import (
     RolloutConfig,
 )
 from arriero.align.ppo_watch import kept_of
+from arriero.align.prompts import read_prompts, split_prompts
+from arriero.align.rejection_config import DrawConfig, RejectionConfig
+from arriero.align.rejection_run import reject
+from arriero.align.scoring import load_scorer
+from arriero.align.versions import VersionReport, measure_version
 from arriero.align.win_rate import WinRate, win_rate
 from arriero.common.errors import ArrieroError
 from arriero.common.machine import machine_line
+from arriero.generate.engine import SamplingConfig
+from arriero.train.sft_config import EpochsConfig
 
 MODEL = "smollm2-135m-instruct"
 MOST_KL = 10.0
+HELD_OUT = 0.1
 CPU = torch.device("cpu")
 
 
@@ -73,26 +81,34 @@ def main() -> int:
     """Train with each seed, tell, judge by the gates."""
     options = _options()
     arms = [(seed, options.beta) for seed in range(options.seeds)] + ([(0, 0.0)] if options.free else [])
-    outcomes = []
+    outcomes, chosen = [], None
     with tempfile.TemporaryDirectory() as temporary:
-        for seed, beta in arms:
-            run = (options.keep or Path(temporary)) / f"seed-{seed}-beta-{beta:g}"
-            try:
-                outcomes.append(_run(run, options, seed, beta))
-            except ArrieroError as error:
-                print(error, file=sys.stderr)
-                return 2
-            print(_row(outcomes[-1]), file=sys.stderr, flush=True)
+        folder = options.keep or Path(temporary)
+        try:
+            for seed, beta in arms:
+                outcomes.append(_run(folder / f"seed-{seed}-beta-{beta:g}", options, seed, beta))
+                print(_row(outcomes[-1]), file=sys.stderr, flush=True)
+            if options.reject:
+                chosen = _reject(folder / "rejection", options)
+        except ArrieroError as error:
+            print(error, file=sys.stderr)
+            return 2
     priced = [outcome for outcome in outcomes if outcome.beta]
     gates = _gates(priced, [outcome for outcome in outcomes if not outcome.beta])
     if options.json:
-        print(json.dumps({"machine": machine_line(CPU), "outcomes": [asdict(x) for x in outcomes], "gates": gates}))
+        facts = {"outcomes": [asdict(x) for x in outcomes], "gates": gates, "rejection": chosen and asdict(chosen)}
+        print(json.dumps({"machine": machine_line(CPU), **facts}))
         return 0
     print(machine_line(CPU))
     print("| seed | β | minutes | reward | gain, sd | KL | ends | tokens | watched | wins | at equal length |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for outcome in outcomes:
         print(_row(outcome))
+    if chosen is not None:
+        print(
+            f"rejection sampling, as many samples: reward {chosen.helpfulness.value:.2f} ± "
+            f"{chosen.helpfulness.error:.2f}, KL {chosen.kl.value:.1f}, {chosen.ended:.0%} end, {chosen.tokens:.0f} tokens"
+        )
     for gate, met in gates.items():
         print(f"{'met' if met else 'NOT MET'}: {gate}")
     return 0
@@ -111,6 +127,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--beta", type=float, default=0.05)
     parser.add_argument("--free", action="store_true", help="a run with β 0 too")
+    parser.add_argument("--reject", type=int, default=0, help="rejection sampling too, with so many answers a prompt")
     parser.add_argument("--keep", type=Path, default=None)
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
@@ -119,7 +136,9 @@ def _options() -> argparse.Namespace:
 def _run(run: Path, options: argparse.Namespace, seed: int, beta: float) -> Outcome:
     config = PpoConfig(
         model=MODEL,
-        prompts=PromptsConfig(prompts=(options.prompts,), max_prompt_tokens=64, eval_count=options.held_out),
+        prompts=PromptsConfig(
+            prompts=(options.prompts,), max_prompt_tokens=64, eval_share=HELD_OUT, eval_count=options.held_out
+        ),
         reward=RewardConfig(reward=options.reward, watch=tuple(options.watch)),
         rollout=RolloutConfig(batch=options.batch, max_tokens=options.max_tokens),
         objective=ObjectiveConfig(mini_batch=options.batch // 2, beta=beta, max_kl=MOST_KL if beta else None),
@@ -143,6 +162,22 @@ def _run(run: Path, options: argparse.Namespace, seed: int, beta: float) -> Outc
         last=others[-1],
         wins=win_rate(before["scores"], kept["scores"], before["lengths"], kept["lengths"]),
     )
+
+
+def _reject(run: Path, options: argparse.Namespace) -> VersionReport:
+    """Fine-tuning on the best answers of as many samples as PPO had, measured on the held-out prompts of seed 0."""
+    prompts, held_out = split_prompts(read_prompts([options.prompts]), HELD_OUT)
+    run.mkdir(parents=True, exist_ok=True)
+    rows = [{"messages": one.messages} for one in prompts[: options.iterations * options.batch // options.reject]]
+    file = run / "prompts.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    draw = DrawConfig(samples=options.reject, max_tokens=options.max_tokens)
+    training = EpochsConfig(epochs=2, batch=8, patience=0)
+    config = RejectionConfig(prompts=(file,), model=MODEL, reward=options.reward, draw=draw, training=training)
+    made = reject(run / "run", config).made
+    sampling = SamplingConfig(temperature=1.0, max_tokens=options.max_tokens, seed=0)
+    asked, judge = held_out[: options.held_out], load_scorer(options.reward)
+    return measure_version("rejection", str(made), MODEL, asked, helpfulness=judge, sampling=sampling)
 
 
 def _gates(priced: list[Outcome], free: list[Outcome]) -> dict[str, bool]:
