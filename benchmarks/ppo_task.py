@@ -2,8 +2,8 @@
 
 SmolLM2-135M-Instruct with LoRA answers held-out prompts before and after, over several seeds; the answers that count
 are those of the step that the run keeps. The judge is a program, whose score is the truth, or a reward model with the
-program beside it. A run without a price on divergence (β 0) shows what the price does, and fine-tuning on the best of as
-many samples what a simpler way does. Wins are told at equal length too: what rises by length alone is no gain.
+program beside it. A run without a price on divergence (β 0) shows what the price does, and fine-tuning on the best of
+as many samples what a simpler way does. Wins are told at equal length too: what rises by length alone is no gain.
 
     python benchmarks/ppo_task.py --prompts prompts.jsonl [--reward rule:concise] [--watch rule:readable]
         [--seeds 3] [--iterations 10] [--free] [--reject 4] [--keep FOLDER] [--json]
@@ -106,8 +106,9 @@ def main() -> int:
         print(_row(outcome))
     if chosen is not None:
         print(
-            f"rejection sampling, as many samples: reward {chosen.helpfulness.value:.2f} ± "
-            f"{chosen.helpfulness.error:.2f}, KL {chosen.kl.value:.1f}, {chosen.ended:.0%} end, {chosen.tokens:.0f} tokens"
+            f"rejection sampling at equal samples: reward {chosen.helpfulness.value:.2f} "
+            f"± {chosen.helpfulness.error:.2f}, KL {chosen.kl.value:.1f}, {chosen.ended:.0%} end, "
+            f"{chosen.tokens:.0f} tokens"
         )
     for gate, met in gates.items():
         print(f"{'met' if met else 'NOT MET'}: {gate}")
