@@ -148,3 +148,14 @@ def test_a_head_of_another_width_is_refused(tiny, make_model, tmp_path):
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(ArrieroError, match="score"):
         load_peft(make_model(tiny), tmp_path / "adapter", "one")
+
+
+def test_an_adapter_does_not_fit_weights_that_were_only_lightly_tuned(tiny, make_model, tmp_path):
+    model = adapted(make_model(tiny))
+    save_peft(model, "one", tmp_path / "adapter", base="base")
+    tuned = make_model(tiny)
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            parameter += 1e-3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    assert not fits(tuned, tmp_path / "adapter")
+    load_peft(tuned, tmp_path / "adapter", "one")  # on demand it still goes on
