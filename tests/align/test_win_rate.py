@@ -16,7 +16,9 @@ def test_wilson_s_interval_is_that_of_the_textbook():
 
 def test_wilson_stays_within_0_and_1_and_knows_nothing_of_no_trials():
     assert wilson(0, 5)[0] == 0
-    assert wilson(5, 5)[1] == pytest.approx(1)
+    for trials in range(1, 60):
+        assert wilson(0, trials)[0] == 0.0
+        assert wilson(trials, trials)[1] == 1.0, "not a rounding below: what is drawn from the share to here is no gap"
     assert wilson(0, 0) == (0.0, 1.0)
 
 
