@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -107,6 +108,24 @@ def test_the_losses_reach_their_own_adapter_and_no_other_weight(make):
         assert touched
         assert all(f".adapters.{part}." in name or (part == "critic" and "heads.value" in name) for name in touched)
         assert not any(f".adapters.{other}." in name or "reward" in name for name in touched)
+
+
+def test_the_first_micro_batch_is_not_computed_twice_and_gives_the_same_gradients(make):
+    batches = make(recompute="full")
+    loss = PpoLoss(batches._players, ObjectiveConfig(), 1.0)
+    model = batches._players.policy.model
+    for _ in range(2):
+        batch = next(batches)
+        assert batch.graph is not None
+        found = []
+        for one in (replace(batch, graph=None), batch):
+            model.zero_grad()
+            total = loss(None, one).total
+            total.backward()
+            found.append([total.item(), *(x.grad.clone() for x in model.parameters() if x.grad is not None)])
+        assert found[0][0] == found[1][0]
+        assert all(map(torch.equal, found[0][1:], found[1][1:]))
+    assert next(batches).graph is None, "nor kept longer than it is needed"
 
 
 def test_scores_are_normalised_by_the_first_policys_answers_or_by_the_batch(make):

@@ -117,7 +117,9 @@ def test_safety_decides_for_safety_prompts_and_unsafe_answers(sampler):
 def test_rollouts_leave_train_and_eval_mode_and_gradients_as_found(sampler, training):
     model = sampler.players.policy.model.train(training)
     before = {name: x.requires_grad for name, x in model.named_parameters()}
+    weights = {name: x.detach().clone() for name, x in model.named_parameters()}
     sampler.answer([0], [1])
+    assert all(torch.equal(x, weights[name]) for name, x in model.named_parameters()), "what is merged is unmerged"
     assert all(module.training == training for module in model.modules())
     assert {name: x.requires_grad for name, x in model.named_parameters()} == before
 

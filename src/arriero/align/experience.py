@@ -72,7 +72,18 @@ class Moments:
         return (score - self.mean) / self.deviation
 
 
-@torch.no_grad()
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """What policy and critic made of a micro-batch of M tokens, with all that a backward pass needs."""
+
+    logprobs: Tensor
+    """(M,) of the policy."""
+    entropies: Tensor
+    """(M,)."""
+    values: Tensor
+    """(M,) of the critic, raw."""
+
+
 def look_at(
     players: Players,
     asked: Sequence[Asked],
@@ -80,7 +91,9 @@ def look_at(
     hands: Sequence[Sequence[int]],
     temperature: float,
     moments: Moments,
-) -> dict[int, Look]:
+    *,
+    keep_first: bool = False,
+) -> tuple[dict[int, Look], Graph | None]:
     """What the players make of some answers, by their numbers; computed as in training, so that equal is equal.
 
     Args:
@@ -89,19 +102,25 @@ def look_at(
         hands: numbers of the answers that are computed together.
         temperature: of the sampler.
         moments: by which values are normalised.
+        keep_first: keep the first hand's graph, for whoever learns from that before any step: a forward pass less.
     """
-    looks = {}
-    for hand in hands:
+    looks, graph = {}, None
+    for number, hand in enumerate(hands):
         row = lay_answers([asked[answers[i].prompt].ids for i in hand], [answers[i].ids for i in hand])
         row = row.to(players.policy.model.tok_embeddings.weight.device)
-        logprobs, entropies = players.policy.compute(answer_logprobs, row, temperature)  # (M,), (M,)
-        reference, _ = players.reference.compute(answer_logprobs, row, temperature)  # (M,)
-        values = moments.normalise(players.critic.compute(answer_values, row, VALUE))  # (M,)
+        with torch.set_grad_enabled(keep_first and number == 0):
+            logprobs, entropies = players.policy.compute(answer_logprobs, row, temperature)  # (M,), (M,)
+            raw = players.critic.compute(answer_values, row, VALUE)  # (M,)
+        with torch.no_grad():
+            reference, _ = players.reference.compute(answer_logprobs, row, temperature)  # (M,)
+        if keep_first and number == 0:
+            graph = Graph(logprobs, entropies, raw)
         lengths = [len(answers[i].ids) for i in hand]
-        parts = (torch.split(column.cpu(), lengths) for column in (logprobs, reference, entropies, values))
-        for i, *columns in zip(hand, *parts, strict=True):
-            looks[i] = Look(*(column.tolist() for column in columns))
-    return looks
+        columns = (logprobs.detach(), reference, entropies, moments.normalise(raw.detach()))
+        parts = (torch.split(column.cpu(), lengths) for column in columns)
+        for i, *own in zip(hand, *parts, strict=True):
+            looks[i] = Look(*(column.tolist() for column in own))
+    return looks, graph
 
 
 def final_scores(answers: Sequence[Answer], moments: Moments, missing: float | None) -> list[float]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from arriero.align.experience import (
+    Graph,
     Lesson,
     Look,
     Moments,
@@ -52,6 +53,8 @@ class PpoBatch:
     """(M,) advantages, or returns."""
     moments: Moments
     """By which the critic's values are normalised."""
+    graph: Graph | None
+    """What was computed already."""
 
 
 class PpoBatches:
@@ -78,6 +81,8 @@ class PpoBatches:
         self._place = self._length
         self._answers: list[Answer] = []
         self._lessons: list[Lesson] = []
+        self._graph: Graph | None = None
+        """Of the iteration's first micro-batch, until both parts have learnt from it."""
 
     @property
     def micro_batches(self) -> int:
@@ -100,7 +105,10 @@ class PpoBatches:
         step, number = divmod(self._place, self.micro_batches)
         hand, part = divmod(number, len(PARTS))
         self._place += 1
-        return self._lay_out(self._hands(step)[hand], PARTS[part])
+        graph = self._graph
+        if self._place >= len(PARTS):
+            self._graph = None
+        return self._lay_out(self._hands(step)[hand], PARTS[part], graph)
 
     def state_dict(self) -> dict[str, Any]:
         """Where it is, and all that the rest of the iteration needs; the same on every process."""
@@ -195,13 +203,14 @@ class PpoBatches:
     def _look(self) -> list[Look]:
         """What the players make of the answers, in the micro-batches of the first epoch."""
         steps = self._config.steps_per_iteration // self._config.objective.epochs
-        own = look_at(
+        own, self._graph = look_at(
             self._players,
             self._sampler.asked,
             self._answers,
             [hand for step in range(steps) for hand in self._hands(step)],
             self._config.rollout.temperature,
             self._value_moments,
+            keep_first=self._layout.plain,  # sharded weights go between a forward pass and its backward pass
         )
         every = {number: look for part in self._layout.gather(own) for number, look in part.items()}
         return [every[number] for number in range(len(self._answers))]
@@ -222,7 +231,7 @@ class PpoBatches:
         answer = self._answers[number]
         return len(self._sampler.asked[answer.prompt].ids) + len(answer.ids)
 
-    def _lay_out(self, hand: Sequence[int], part: Literal["policy", "critic"]) -> PpoBatch:
+    def _lay_out(self, hand: Sequence[int], part: Literal["policy", "critic"], graph: Graph | None) -> PpoBatch:
         answers, taught = [self._answers[i] for i in hand], [self._lessons[i] for i in hand]
         row = lay_answers([self._sampler.asked[answer.prompt].ids for answer in answers], [x.ids for x in answers])
         if part == "policy":
@@ -231,7 +240,7 @@ class PpoBatches:
             columns = [(lesson.values, lesson.returns) for lesson in taught]
         old, goal = (torch.tensor([x for column in some for x in column]) for some in zip(*columns, strict=True))
         device = self._layout.device
-        return PpoBatch(part, row.to(device), old.to(device), goal.to(device), self._value_moments)
+        return PpoBatch(part, row.to(device), old.to(device), goal.to(device), self._value_moments, graph)
 
 
 def build_controller(config: ObjectiveConfig) -> Controller:

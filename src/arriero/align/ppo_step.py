@@ -29,7 +29,12 @@ class PpoLoss:
         return extremes
 
     def _policy_part(self, batch: PpoBatch) -> Loss:
-        logprobs, entropies = self._players.policy.compute(answer_logprobs, batch.row, self._temperature)  # (M,), (M,)
+        policy, graph = self._players.policy, batch.graph
+        if graph is None:
+            logprobs, entropies = policy.compute(answer_logprobs, batch.row, self._temperature)  # (M,), (M,)
+        else:
+            policy.switch_on()  # the backward pass may compute again
+            logprobs, entropies = graph.logprobs, graph.entropies
         loss = policy_loss(logprobs, batch.old, batch.goal, self._config.ratio_clip)
         self._least = min(self._least, float(loss.ratios.min()))
         self._greatest = max(self._greatest, float(loss.ratios.max()))
@@ -42,7 +47,12 @@ class PpoLoss:
         return Loss(loss.total, len(batch.goal), metrics)
 
     def _critic_part(self, batch: PpoBatch) -> Loss:
-        raw = self._players.critic.compute(answer_values, batch.row, VALUE)  # (M,)
+        critic, graph = self._players.critic, batch.graph
+        if graph is None:
+            raw = critic.compute(answer_values, batch.row, VALUE)  # (M,)
+        else:
+            critic.switch_on()
+            raw = graph.values
         values = batch.moments.normalise(raw)
         loss = value_loss(values, batch.old, batch.goal, self._config.value_clip)
         metrics = {"value_loss": loss.total, "value_clip_share": loss.clipped.sum()}

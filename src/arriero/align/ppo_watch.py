@@ -130,7 +130,7 @@ def measure(sampler: Sampler, rows: int, moments: Callable[[], Moments], missing
     own = [(layout.data_rank * each + i) % count for i in range(each)]  # as many on every process
     answers = sampler.answer(own, [seed_of("held out", number) for number in own])
     hands = [list(range(each))[i : i + rows] for i in range(0, each, rows)]
-    looks = look_at(sampler.players, sampler.asked, answers, hands, sampler.config.temperature, Moments())
+    looks, _ = look_at(sampler.players, sampler.asked, answers, hands, sampler.config.temperature, Moments())
     gathered = layout.gather([(answers[i], looks[i]) for i in range(each)])
     pairs = [pair for part in gathered for pair in part][:count]
     answered = [answer for answer, _ in pairs]

@@ -8,9 +8,12 @@ alone. Programs judge the text.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from arriero.align.combine import combine
 from arriero.align.ppo_config import RolloutConfig
@@ -20,6 +23,8 @@ from arriero.align.reward_model import RewardModel, encode_dialogue
 from arriero.align.scoring import Scorer
 from arriero.common.errors import ArrieroError
 from arriero.generate.engine import Completion, Engine, Request, SamplingConfig
+from arriero.model.adapters import Adapters
+from arriero.model.quantised import quantised_to
 from arriero.model.transformer import Llama
 from arriero.train.parallel import Layout
 
@@ -79,7 +84,9 @@ class Sampler:
             context=self.players.loaded.context,
             max_batch=self.config.decode_rows,
         )
-        said = engine.generate([self._request(*pair) for pair in zip(numbers, seeds, strict=True)])
+        requests = [self._request(*pair) for pair in zip(numbers, seeds, strict=True)]
+        with _merged(model, policy.adapter):
+            said = engine.generate(requests)
         scores = [self._ask(_on_replica(judge, replicas), numbers, said) for judge in self.players.judges]
         raw = scores[0]
         if self.players.safety is not None:
@@ -119,6 +126,23 @@ class Sampler:
         if len(scores) != len(said) or not all(map(math.isfinite, scores)):
             raise ArrieroError(f"{judge.name}: expected {len(said)} finite scores, got {scores}")
         return scores
+
+
+@contextmanager
+def _merged(model: Llama, adapter: str | None) -> Iterator[None]:
+    """Inside, an adapter is part of the weights, so that no token takes longer for it; not where that would round.
+
+    What is learnt of the answers is computed of the adapter itself, as its weights are again.
+    """
+    if adapter is None or model.tok_embeddings.weight.dtype != torch.float32 or quantised_to(model) != "none":
+        yield
+        return
+    adapters = Adapters.of(model)
+    adapters.merge(adapter)
+    try:
+        yield
+    finally:
+        adapters.unmerge()
 
 
 def _on_replica(judge: Scorer, replicas: dict[int, Llama]) -> Scorer:
