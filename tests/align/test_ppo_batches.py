@@ -17,6 +17,7 @@ from arriero.align.ppo_watch import alarms, kept_of
 from arriero.align.rollout import Sampler
 from arriero.cli.parser import shipped_configs
 from arriero.common.errors import ArrieroError
+from arriero.model.layers import set_recompute
 from arriero.train.parallel import Layout
 from tests.align.ppo_runs import config_for, write_adapter, write_prompts
 from tests.train.tuning import write_base
@@ -111,9 +112,10 @@ def test_the_losses_reach_their_own_adapter_and_no_other_weight(make):
 
 
 def test_the_first_micro_batch_is_not_computed_twice_and_gives_the_same_gradients(make):
-    batches = make(recompute="full")
+    batches = make()
     loss = PpoLoss(batches._players, ObjectiveConfig(), 1.0)
     model = batches._players.policy.model
+    set_recompute(model, "full")
     for _ in range(2):
         batch = next(batches)
         assert batch.graph is not None
