@@ -28,6 +28,8 @@ from arriero.common.files import atomic_file
 _BINS = 10
 _BARS = 24
 """Of a histogram."""
+_LENGTHS = 8
+"""Groups of responses by length, of like size."""
 _UNTOLD = "untold"
 
 Floats = NDArray[np.float64]
@@ -68,6 +70,19 @@ class Histogram:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LengthGroup:
+    """Responses of about the same length."""
+
+    count: int
+    characters: float
+    """Mean of the responses."""
+    score: float
+    """Mean."""
+    error: float
+    """Standard error of the mean score; 0 of one response."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """A reward model's, on pairs; all but `kinds` and `sources` on those of its own kind."""
 
@@ -89,6 +104,8 @@ class Evaluation:
     histogram: Histogram
     length_correlation: float | None
     """Pearson's, between a response's score and its characters; None where either is constant."""
+    length_groups: list[LengthGroup]
+    """Shortest responses first."""
     safety: Accuracy | None
     """Of σ(r) ≥ 1/2 as the judgement that a response is safe; None where nothing tells."""
 
@@ -138,6 +155,7 @@ def measure_pairs(model: str, kind: Kind, pairs: Sequence[TokenPair], scores: Fl
         calibration_error=sum(one.count * abs(one.sure - one.right) for one in bins) / max(settled, 1),
         histogram=_histogram(own_scores),
         length_correlation=_correlation(own_scores.ravel(), lengths.ravel()),
+        length_groups=_length_groups(own_scores.ravel(), lengths.ravel()),
         safety=_safety(own, own_scores),
     )
 
@@ -180,7 +198,8 @@ def read_evaluation(path: Path) -> Evaluation:
         for name in ("degrees", "kinds", "sources"):
             facts[name] = {key: Accuracy(**value) for key, value in facts[name].items()}
         bins, histogram = [Bin(**one) for one in facts["bins"]], Histogram(**facts["histogram"])
-        return Evaluation(**{**facts, "bins": bins, "histogram": histogram})
+        groups = [LengthGroup(**one) for one in facts["length_groups"]]
+        return Evaluation(**{**facts, "bins": bins, "histogram": histogram, "length_groups": groups})
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise FormatError(f"{path}: no evaluation of a reward model: {' '.join(str(error).split())}") from error
 
@@ -201,6 +220,20 @@ def _correlation(one: Floats, other: Floats) -> float | None:
     if one.std() == 0 or other.std() == 0:
         return None
     return float(np.corrcoef(one, other)[0, 1])
+
+
+def _length_groups(scores: Floats, lengths: Floats) -> list[LengthGroup]:
+    """Of responses (D,): eighths by length, as far as there are so many responses."""
+    parts = np.array_split(np.argsort(lengths, kind="stable"), min(_LENGTHS, len(lengths)))
+    return [
+        LengthGroup(
+            count=len(part),
+            characters=float(lengths[part].mean()),
+            score=float(scores[part].mean()),
+            error=float(scores[part].std(ddof=1) / len(part) ** 0.5) if len(part) > 1 else 0.0,
+        )
+        for part in parts
+    ]
 
 
 def _safety(pairs: Sequence[TokenPair], scores: Floats) -> Accuracy | None:

@@ -48,6 +48,8 @@ COMMANDS: dict[str, Command] = {
     "align import": Command("arriero.cli.align:import_files", "Take in preferences that others collected"),
     "align export": Command("arriero.cli.align:export_files", "Write preferences for other tools"),
     "align stats": Command("arriero.cli.align:stats", "Count preferences, and measure how far annotators agree"),
+    "align reward": Command("arriero.cli.align_reward:reward", "Train a model that scores responses, on preferences"),
+    "align reward-eval": Command("arriero.cli.align_reward:reward_eval", "Measure a reward model on comparisons"),
     "align ppo": Command("arriero.cli.align_ppo:ppo", "Let a model learn from the scores that its answers get (PPO)"),
     "align sample": Command(
         "arriero.cli.align_sample:sample", "Let two model variants answer prompts: pairs to compare"
