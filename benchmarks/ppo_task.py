@@ -6,7 +6,7 @@ program beside it. A run without a price on divergence (β 0) shows what the pri
 as many samples what a simpler way does. Wins are told at equal length too: what rises by length alone is no gain.
 
     python benchmarks/ppo_task.py --prompts prompts.jsonl [--reward rule:concise] [--watch rule:readable]
-        [--seeds 3] [--iterations 8] [--free] [--reject 4] [--keep FOLDER] [--json]
+        [--seeds 3] [--iterations 12] [--free] [--reject 4] [--keep FOLDER] [--json]
 
 Gates: over the seeds together the held-out reward rises by at least one standard deviation of the first answers' and by
 more than two standard errors; in each run KL stays at 10 nats or less and the share of answers that end does not fall;
@@ -121,7 +121,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--reward", default="rule:concise")
     parser.add_argument("--watch", nargs="*", default=[])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--iterations", type=int, default=8)
+    parser.add_argument("--iterations", type=int, default=12)
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--mini-batch", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=64)
@@ -144,11 +144,11 @@ def _run(run: Path, options: argparse.Namespace, seed: int, beta: float) -> Outc
         reward=RewardConfig(reward=options.reward, watch=tuple(options.watch)),
         rollout=RolloutConfig(batch=options.batch, max_tokens=options.max_tokens),
         objective=ObjectiveConfig(mini_batch=options.mini_batch, beta=beta, max_kl=MOST_KL if beta else None),
-        training=IterationsConfig(iterations=options.iterations, validate_every=max(1, options.iterations // 2)),
+        training=IterationsConfig(iterations=options.iterations, validate_every=4),
         optim=PpoOptimizerConfig(lr=options.lr),
         seed=seed,
     )
-    ppo(run, config)
+    ppo(run, config, allow=("training.iterations",))
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     minutes = max(line["seconds"] for line in lines if line["kind"] == "step") / 60
     before, *others = [line for line in lines if line["kind"] == "validation"]
