@@ -1,6 +1,7 @@
 """A checkpoint of training as a Hugging Face folder, which transformers, vLLM and `arriero` load."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from arriero.common.files import atomic_folder
 from arriero.model.config import LlamaConfig
 from arriero.model.export import outputs, save_with_tokenizer
 from arriero.model.formats.hf import load_hf
-from arriero.model.heads import add_head
+from arriero.model.heads import SCORE, add_head
 from arriero.model.transformer import Llama
 from arriero.tokenizer.load import load_tokenizer
 from arriero.tokenizer.tokenizer import Tokenizer
@@ -47,7 +48,8 @@ def export_hugging_face(
     if out.exists():
         raise ArrieroError(f"{out} exists already: choose another folder")
     verify(checkpoint, read_manifest(checkpoint))
-    model = Llama(config)
+    # a reward model's output layer has no part in it, and is not in its checkpoint
+    model = Llama(replace(config, tied_embeddings=True) if SCORE in heads else config)
     for head in heads:
         add_head(model, head)
     load_state(checkpoint, gather_state(model, None))
