@@ -1,0 +1,100 @@
+"""Reward models on real preferences, beside the rules that a model must beat to have learnt more than lengths.
+
+Helpfulness: AlpacaEval's pairs, judged by GPT-4, where the longer answer wins about three times of four. Harmlessness:
+pairs of HH-RLHF's harmless part, where the shorter one wins a little more often than not. Prompts are held out by their
+words, so that no prompt is on both sides; intervals are Wilson's over pairs, though pairs of one prompt are less than
+independent. SmolLM2-135M-Instruct learns by LoRA in its upper ten layers, whose backward pass ends there.
+
+    python benchmarks/reward.py --helpful helpful_pairs_dev.jsonl.gz --harmless hh_harmless_dev.jsonl.gz
+        [--keep FOLDER] [--json]
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from arriero.align.preferences import Kind
+from arriero.align.reward_config import ComparisonsConfig, RewardModelConfig, RewardOptimizerConfig
+from arriero.align.reward_measure import Accuracy, Evaluation, read_evaluation
+from arriero.align.reward_train import EVALUATION, train_reward
+from arriero.common.machine import machine_line
+from arriero.model.lora import LoraConfig
+from arriero.train.sft_config import EpochsConfig
+
+UPPER = r"layers\.2\d\..*(wq|wk|wv|wo|w1|w2|w3)"
+"""The matrices of the last ten of SmolLM2's thirty layers."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One reward model."""
+
+    kind: Kind
+    data: Path
+    epochs: float
+    tokens: int
+    """Longest dialogue; a longer one takes time that a laptop has not."""
+
+
+def main() -> int:
+    """Train both, and tell the accuracies."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--helpful", type=Path, help="preferences by helpfulness")
+    parser.add_argument("--harmless", type=Path, help="preferences by safety")
+    parser.add_argument("--keep", type=Path, help="keep the runs here, and go on with what is there")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    given = parser.parse_args()
+    cases = [
+        Case("helpfulness", given.helpful, 1.4, 200) if given.helpful else None,
+        Case("safety", given.harmless, 1.0, 400) if given.harmless else None,
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        rows = [_run(case, given.keep or Path(scratch)) for case in cases if case is not None]
+    if given.json:
+        print(json.dumps([{"minutes": minutes, **asdict(found)} for found, minutes in rows]))
+        return 0
+    print(f"{machine_line()}\n")
+    for found, minutes in rows:
+        _tell(found, minutes)
+    return 0
+
+
+def _run(case: Case, folder: Path) -> tuple[Evaluation, float]:
+    settings = RewardModelConfig(
+        comparisons=ComparisonsConfig(preferences=(case.data,), kind=case.kind, eval_share=0.15, tokens=case.tokens),
+        training=EpochsConfig(epochs=case.epochs, patience=0, batch=16),
+        optim=RewardOptimizerConfig(lr=5e-4),
+        lora=LoraConfig(rank=16, alpha=32.0, targets=(UPPER,)),
+    )
+    began = time.monotonic()
+    run = folder / case.kind
+    if (end := train_reward(run, settings)) != "finished":
+        sys.exit(f"{case.kind}: {end}")
+    return read_evaluation(run / EVALUATION), (time.monotonic() - began) / 60
+
+
+def _tell(found: Evaluation, minutes: float) -> None:
+    print(f"## {found.kind}, {minutes:.0f} minutes\n")
+    print("| held-out pairs | right | 95% | of |\n|---|---|---|---|")
+    rows = {"reward model": found.accuracy, "the longer wins": found.longer, "the shorter wins": found.shorter}
+    for name, own in {**rows, **found.degrees}.items():
+        print(f"| {name} | {own.share:.1%} | {own.low:.1%}–{own.high:.1%} | {own.count:,} |")
+    print(f"\nloss {found.loss:.3f}, calibration error {found.calibration_error:.3f}\n")
+    wanted = _verdict(found)
+    print("| target | measured | met |\n|---|---|---|")
+    print(f"| {wanted[0]} | {found.accuracy.share:.1%} | {'yes' if wanted[1] else 'no'} |\n")
+
+
+def _verdict(found: Evaluation) -> tuple[str, bool]:
+    own: Accuracy = found.accuracy
+    if found.kind == "helpfulness":
+        return f"> {found.longer.share:.1%}, the longer wins", own.share > found.longer.share
+    return "> 60%", own.share > 0.6
+
+
+if __name__ == "__main__":
+    sys.exit(main())
