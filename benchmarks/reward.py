@@ -49,7 +49,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args()
     cases = [
-        Case("helpfulness", given.helpful, 1.3, 200) if given.helpful else None,
+        Case("helpfulness", given.helpful, 1.0, 200) if given.helpful else None,
         Case("safety", given.harmless, 1.0, 400) if given.harmless else None,
     ]
     with tempfile.TemporaryDirectory() as scratch:
