@@ -48,14 +48,15 @@ COMMANDS: dict[str, Command] = {
     "align import": Command("arriero.cli.align:import_files", "Take in preferences that others collected"),
     "align export": Command("arriero.cli.align:export_files", "Write preferences for other tools"),
     "align stats": Command("arriero.cli.align:stats", "Count preferences, and measure how far annotators agree"),
-    "align reward": Command("arriero.cli.align_reward:reward", "Train a model that scores responses, on preferences"),
-    "align reward-eval": Command("arriero.cli.align_reward:reward_eval", "Measure a reward model on comparisons"),
-    "align ppo": Command("arriero.cli.align_ppo:ppo", "Let a model learn from the scores that its answers get (PPO)"),
     "align sample": Command(
         "arriero.cli.align_sample:sample", "Let two model variants answer prompts: pairs to compare"
     ),
-    "align judge": Command("arriero.cli.align_sample:judge", "Have a reward model or a program judge pairs"),
     "align annotate": Command("arriero.cli.align:annotate", "Judge pairs of responses in the terminal"),
+    "align judge": Command("arriero.cli.align_sample:judge", "Have a reward model or a program judge pairs"),
+    "align reward": Command("arriero.cli.align_reward:reward", "Train a model that scores responses, on preferences"),
+    "align reward-eval": Command("arriero.cli.align_reward:reward_eval", "Measure a reward model on comparisons"),
+    "align reject": Command("arriero.cli.align_reject:reject", "Learn from the best of many answers to each prompt"),
+    "align ppo": Command("arriero.cli.align_ppo:ppo", "Let a model learn from the scores that its answers get (PPO)"),
     "align ghost": Command(
         "arriero.cli.align_ghost:ghost", "Make examples of keeping to an instruction over many turns"
     ),
@@ -68,7 +69,6 @@ COMMANDS: dict[str, Command] = {
     "align iterate": Command(
         "arriero.cli.align_iterate:iterate", "Align a model in rounds: preferences, rewards, versions"
     ),
-    "align reject": Command("arriero.cli.align_reject:reject", "Learn from the best of many answers to each prompt"),
     "kernels check": Command("arriero.cli.kernels:check", "Hold every attention implementation against the reference"),
     "kernels bench": Command("arriero.cli.kernels_bench:bench", "Measure attention: time and memory, beside PyTorch's"),
     "kernels io": Command(
@@ -81,7 +81,7 @@ GROUPS = {
     "corpus": "LLaMA's data pipeline: seven kinds of source, and folders of your own",
     "tokenizer": "Train tokenizers, and measure how well they fit",
     "model": "Bring, inspect and export models",
-    "align": "Human preferences: which of two responses is better",
+    "align": "Preferences, reward models, rejection sampling, PPO: what Llama 2 did",
     "adapter": "Merge, export, list and compare LoRA adapters",
     "kernels": "Check and measure the attention kernels",
 }
