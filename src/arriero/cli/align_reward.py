@@ -180,8 +180,9 @@ def _show_evaluation(evaluation: "Evaluation") -> None:
     from arriero.report.reward import accuracy_rows
 
     table = Table(box=None, pad_edge=False)
-    for name in (f"held-out {evaluation.kind}", "accuracy", "95%", "right"):
-        table.add_column(name, justify="left" if name == f"held-out {evaluation.kind}" else "right")
+    table.add_column(evaluation.kind)
+    for name in ("accuracy", "95%", "right"):
+        table.add_column(name, justify="right")
     for row in accuracy_rows(evaluation):
         table.add_row(*(escape(cell) for cell in row))
     console().print(table)
