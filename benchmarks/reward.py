@@ -11,6 +11,7 @@ independent. SmolLM2-135M-Instruct learns by LoRA in its upper ten layers, whose
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 import time
@@ -84,16 +85,22 @@ def _tell(found: Evaluation, minutes: float) -> None:
     for name, own in {**rows, **found.degrees}.items():
         print(f"| {name} | {own.share:.1%} | {own.low:.1%}–{own.high:.1%} | {own.count:,} |")
     print(f"\nloss {found.loss:.3f}, calibration error {found.calibration_error:.3f}\n")
-    wanted = _verdict(found)
     print("| target | measured | met |\n|---|---|---|")
-    print(f"| {wanted[0]} | {found.accuracy.share:.1%} | {'yes' if wanted[1] else 'no'} |\n")
+    for target, measured, met in _verdicts(found):
+        print(f"| {target} | {measured} | {'yes' if met else 'no'} |")
+    print()
 
 
-def _verdict(found: Evaluation) -> tuple[str, bool]:
+def _verdicts(found: Evaluation) -> list[tuple[str, str, bool]]:
+    """Of each target: what it is, what was measured, whether it is met."""
     own: Accuracy = found.accuracy
     if found.kind == "helpfulness":
-        return f"> {found.longer.share:.1%}, the longer wins", own.share > found.longer.share
-    return "> 60%", own.share > 0.6
+        return [(f"> {found.longer.share:.1%}, the longer wins", f"{own.share:.1%}", own.share > found.longer.share)]
+    errors = (own.share - found.shorter.share) / math.sqrt(own.share * (1 - own.share) / own.count)
+    return [
+        ("> 60%", f"{own.share:.1%}", own.share > 0.6),
+        (f"two standard errors above {found.shorter.share:.1%}, the shorter wins", f"{errors:.1f}", errors > 2),
+    ]
 
 
 if __name__ == "__main__":
