@@ -18,6 +18,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from arriero.align.preferences import Kind
 from arriero.align.reward_config import ComparisonsConfig, RewardModelConfig, RewardOptimizerConfig
 from arriero.align.reward_measure import Accuracy, Evaluation, read_evaluation
@@ -28,6 +30,7 @@ from arriero.train.sft_config import EpochsConfig
 
 UPPER = r"layers\.2\d\..*(wq|wk|wv|wo|w1|w2|w3)"
 """The matrices of the last ten of SmolLM2's thirty layers."""
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def main() -> int:
     if given.json:
         print(json.dumps([{"minutes": minutes, **asdict(found)} for found, minutes in rows]))
         return 0
-    print(f"{machine_line()}\n")
+    print(f"{machine_line(CPU)}\n")
     for found, minutes in rows:
         _tell(found, minutes)
     return 0
@@ -66,6 +69,7 @@ def main() -> int:
 
 def _run(case: Case, folder: Path) -> tuple[Evaluation, float]:
     settings = RewardModelConfig(
+        device="cpu",
         comparisons=ComparisonsConfig(preferences=(case.data,), kind=case.kind, eval_share=0.15, tokens=case.tokens),
         training=EpochsConfig(epochs=case.epochs, patience=0, batch=16),
         optim=RewardOptimizerConfig(lr=5e-4),
@@ -96,10 +100,14 @@ def _verdicts(found: Evaluation) -> list[tuple[str, str, bool]]:
     own: Accuracy = found.accuracy
     if found.kind == "helpfulness":
         return [(f"> {found.longer.share:.1%}, the longer wins", f"{own.share:.1%}", own.share > found.longer.share)]
-    errors = (own.share - found.shorter.share) / math.sqrt(own.share * (1 - own.share) / own.count)
+    least = own.share - 2 * math.sqrt(own.share * (1 - own.share) / own.count)
     return [
         ("> 60%", f"{own.share:.1%}", own.share > 0.6),
-        (f"two standard errors above {found.shorter.share:.1%}, the shorter wins", f"{errors:.1f}", errors > 2),
+        (
+            f"less two standard errors > {found.shorter.share:.1%}, the shorter wins",
+            f"{least:.1%}",
+            least > found.shorter.share,
+        ),
     ]
 
 
