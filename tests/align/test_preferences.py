@@ -1,17 +1,20 @@
 """A file of preferences: pairs before they are judged, judgements by several, and what is left out."""
 
 import dataclasses
+import fcntl
 import json
+import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from arriero.align.preference_files import export_preferences, import_preferences
 from arriero.align.preference_stats import measure_agreement, measure_preferences
-from arriero.align.preferences import Comparison, Judgement, Preferences, Response
+from arriero.align.preferences import _FILE, Comparison, Judgement, Preferences, Response
 from arriero.common.errors import ArrieroError, FormatError, NotFoundError
 
 ASKED = [{"role": "user", "content": "How far is Cusco?"}]
@@ -130,6 +133,28 @@ def test_two_processes_write_at_once_and_nothing_is_lost(tmp_path: Path):
         assert preferences.count() == {"prompts": 80, "responses": 160, "pairs": 80, "judgements": 80}
 
 
+def test_a_file_is_never_made_over_one_that_another_process_just_made(tmp_path: Path):
+    path = tmp_path / "p.sqlite"
+    with Preferences(path, create=True) as ours:
+        ours.add_pair(ASKED, NEAR, FAR, kind="helpfulness", source="a")
+    _FILE.create(path)  # by one that found no file a moment before
+    with Preferences(path) as kept:
+        assert kept.count()["pairs"] == 1
+
+
+def test_who_makes_a_file_waits_for_another_that_does(tmp_path: Path):
+    path, folder = tmp_path / "p.sqlite", os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    maker = threading.Thread(target=_FILE.create, args=(path,))
+    maker.start()
+    maker.join(0.2)
+    assert maker.is_alive()
+    assert not path.exists()
+    os.close(folder)
+    maker.join(5)
+    assert path.exists()
+
+
 ANSWERS = {
     "chosen": [{"role": "assistant", "content": "Far."}],
     "rejected": [{"role": "assistant", "content": "Near."}],
@@ -189,6 +214,31 @@ def test_a_bad_row_is_named_and_nothing_of_its_file_is_taken(preferences: Prefer
     ):
         import_preferences([tmp_path / "rows.jsonl"], preferences, kind="helpfulness", batch="1")
     assert preferences.count() == {"prompts": 0, "responses": 0, "pairs": 0, "judgements": 0}
+
+
+@pytest.mark.parametrize("fact", [{"annotator": "x\ud800"}, {"models": ["x\ud800", "y"]}])
+def test_half_a_surrogate_pair_in_a_fact_is_named(preferences: Preferences, tmp_path: Path, fact):
+    (tmp_path / "x.jsonl").write_text(json.dumps({"prompt": "q", "chosen": "a", "rejected": "b"} | fact) + "\n")
+    with pytest.raises(FormatError, match=r"x.jsonl, line 1: expected text, got half a surrogate pair"):
+        import_preferences([tmp_path / "x.jsonl"], preferences, kind="helpfulness", batch="1")
+    assert preferences.count()["pairs"] == 0
+
+
+@pytest.mark.parametrize("prompt", ["[Verse 1] go on", "[" * 100_000, "[1, 2]", "[]"], ids=len)
+def test_a_prompt_that_begins_with_a_bracket_is_a_text(preferences: Preferences, tmp_path: Path, prompt):
+    row = {"prompt": prompt, "response_a": "Near.", "response_b": "Far.", "choice": "a"}
+    (tmp_path / "x.jsonl").write_text(json.dumps(row) + "\n")
+    import_preferences([tmp_path / "x.jsonl"], preferences, kind="helpfulness", batch="1")
+    assert [pair.prompt[0]["content"] for pair in preferences.pairs()] == [prompt]
+
+
+def test_a_long_response_comes_back_from_a_table(preferences: Preferences, tmp_path: Path):
+    long = Response(text="x" * 200_000)
+    preferences.judge(preferences.add_pair(ASKED, long, FAR, kind="helpfulness", source="a"), _said(1))
+    export_preferences(preferences.comparisons(), tmp_path / "x.csv", "csv")
+    with Preferences(tmp_path / "back", create=True) as back:
+        import_preferences([tmp_path / "x.csv"], back, kind="helpfulness", batch="1")
+        assert [pair.first.text for pair in back.pairs()] == [long.text]
 
 
 def test_rows_that_compare_nothing_are_counted(preferences: Preferences, tmp_path: Path):

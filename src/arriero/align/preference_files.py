@@ -30,6 +30,8 @@ _CHOICES = {
 _FIRST = ("response_a", "response-1", "response_1", "answer_a", "left")
 _SECOND = ("response_b", "response-2", "response_2", "answer_b", "right")
 _CHOICE = ("choice", "preference", "label", "chosen")
+_LONGEST_FIELD = 2**31 - 1
+"""Characters; csv's own bound of 131,072 would refuse long chats that were exported as a table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,8 @@ def import_preferences(
                     judged_by = _known(facts["kind"], Kind, "kind")
                     number = into.add_pair(pair.prompt, pair.first, pair.second, kind=judged_by, source=facts["source"])
                     into.judge(number, pair.judged(facts["annotator"], facts["batch"], number, into))
+                except UnicodeEncodeError as error:
+                    raise FormatError(f"{where}: expected text, got half a surrogate pair ({error.reason})") from error
                 except ArrieroError as error:
                     raise FormatError(f"{where}: {error}") from error
                 taken += 1
@@ -172,14 +176,23 @@ def _read_table(row: Mapping[str, Any]) -> _Read:
     number = _CHOICES.get(str(choice).strip().lower())
     if number is None:
         raise ValueError(f"choice {choice!r} is neither a nor b")
-    prompt = row["prompt"]
-    if isinstance(prompt, str) and prompt.lstrip().startswith("["):
-        prompt = json.loads(prompt)
+    prompt = _chat_or_text(row["prompt"])
     first, second = (
         Response(text=str(text), model=str(row.get(name) or "unknown"))
         for text, name in zip(texts, ("model_a", "model_b"), strict=True)
     )
     return _Read(read_turns(prompt, "prompt", "user"), first, second, number, row)
+
+
+def _chat_or_text(prompt: Any) -> Any:
+    """A chat written as JSON is read; a text that merely begins with a bracket stays one."""
+    if not isinstance(prompt, str) or not prompt.lstrip().startswith("["):
+        return prompt
+    try:
+        turns = json.loads(prompt)
+    except (ValueError, RecursionError):
+        return prompt
+    return turns if turns and all(isinstance(turn, Mapping) for turn in turns) else prompt
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
@@ -190,6 +203,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
         return
     with open_bytes(path) as (content, _):
         text = io.TextIOWrapper(content, encoding="utf-8-sig", newline="")
+        csv.field_size_limit(_LONGEST_FIELD)
         try:
             for number, row in enumerate(csv.DictReader(text), start=2):
                 yield f"{path}, row {number}", row

@@ -1,5 +1,7 @@
 """SQLite files of ours: made whole, in WAL mode, and told from other programs' files and from newer versions."""
 
+import fcntl
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -26,12 +28,16 @@ class FileKind:
     """Statements that make the tables."""
 
     def create(self, path: Path) -> None:
-        """Make an empty file; it appears whole."""
-        with atomic_file(path) as aside, closing(sqlite3.connect(aside, isolation_level=None)) as db:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.executescript(f"BEGIN; {self.schema} COMMIT;")
-            db.execute(f"PRAGMA application_id = {self.application_id}")
-            db.execute(f"PRAGMA user_version = {self.version}")
+        """Make an empty file; it appears whole, and never in the place of one that another process just made."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _alone_in(path.parent):
+            if path.is_file():
+                return
+            with atomic_file(path) as aside, closing(sqlite3.connect(aside, isolation_level=None)) as db:
+                db.execute("PRAGMA journal_mode = WAL")
+                db.executescript(f"BEGIN; {self.schema} COMMIT;")
+                db.execute(f"PRAGMA application_id = {self.application_id}")
+                db.execute(f"PRAGMA user_version = {self.version}")
 
     def check(self, db: sqlite3.Connection, path: Path) -> None:
         """Refuse what this version cannot read.
@@ -46,6 +52,17 @@ class FileKind:
             raise FormatError(
                 f"{path} has schema {version}, and this version reads {self.version}: pip install -U arriero"
             )
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the folder's own lock, which leaves no file behind."""
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def is_sqlite(path: Path) -> bool:
