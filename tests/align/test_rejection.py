@@ -210,6 +210,8 @@ def test_several_processes_are_refused(config, tmp_path, monkeypatch):
     ("changes", "message"),
     [
         ({"temperatures": (0.0,)}, "greedy answers are equal"),
+        ({"temperatures": (1.0, float("nan"))}, "got nan"),
+        ({"temperatures": (float("inf"),)}, "got inf"),
         ({"temperatures": ()}, "different numbers, one or more"),
         ({"temperatures": (1.0, 1.0)}, "different numbers"),
         ({"samples": 0}, "samples: expected 1 or more"),

@@ -1,5 +1,6 @@
 """The settings of rejection sampling: what is asked, how often, who chooses, and what learns of the chosen."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -32,9 +33,11 @@ class DrawConfig:
                 raise ArrieroError(f"{name}: expected 1 or more, got {value}")
         if not self.temperatures or len(set(self.temperatures)) < len(self.temperatures):
             raise ArrieroError(f"temperatures: expected different numbers, one or more, got {self.temperatures}")
-        lowest = min(self.temperatures)
-        if lowest < 0 or (lowest == 0 and self.samples > 1):
-            raise ArrieroError(f"temperatures: expected numbers above 0, since greedy answers are equal; got {lowest}")
+        for temperature in self.temperatures:
+            if not 0 <= temperature < math.inf or (temperature == 0 and self.samples > 1):
+                raise ArrieroError(
+                    f"temperatures: expected numbers above 0, since greedy answers are equal; got {temperature}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
