@@ -184,6 +184,7 @@ def test_two_workers_make_the_same_bytes(made: Made, sources: dict[str, SourceCo
     assert bytes_of(tmp_path / "two") == bytes_of(made[0])
 
 
+@pytest.mark.slow  # likewise
 def test_a_killed_run_is_resumed_with_the_same_bytes(
     made: Made, sources: dict[str, SourceConfig], tmp_path: Path
 ) -> None:
