@@ -25,13 +25,13 @@ from arriero.model.adapter_export import export_peft
 from arriero.model.export import export_model
 from arriero.model.layers import set_recompute
 from arriero.model.quantised import quantised_to
-from arriero.model.source import LoadedModel, base_of, is_adapter, load_model
+from arriero.model.source import LoadedModel, load_model, name_base
 from arriero.train.carbon import EnergyMeter
 from arriero.train.checkpoint import (
     Checkpoints,
+    best_checkpoint,
     gather_state,
     is_newer,
-    latest_checkpoint,
     load_state,
     read_manifest,
     verify,
@@ -158,8 +158,7 @@ def _train(folder: RunFolder, config: PpoConfig, prepared: Prepared, layout: Lay
             if loop.best is None and prepared.held_out:
                 detail = "no evaluation lay within --max-kl: the policy as it is now comes out"
                 watcher.on_event(loop.step, "warning", detail)
-            best = None if loop.best is None else folder.checkpoints / f"step-{loop.best[0]:08d}"
-            _export(folder, config, best if best is not None and best.is_dir() else None)
+            _export(folder, config, best_checkpoint(folder.checkpoints, loop.best))
     return end
 
 
@@ -250,9 +249,8 @@ def _watcher(
     )
 
 
-def _export(folder: RunFolder, config: PpoConfig, best: Path | None) -> None:
+def _export(folder: RunFolder, config: PpoConfig, checkpoint: Path | None) -> None:
     """Write the best checkpoint's policy as an adapter or a model, unless that was done."""
-    checkpoint = best or latest_checkpoint(folder.checkpoints)
     target = folder.path / ADAPTER if config.method == "lora" else folder.model
     if checkpoint is None or is_newer(target / "tokenizer_config.json", checkpoint):
         return
@@ -264,7 +262,4 @@ def _export(folder: RunFolder, config: PpoConfig, best: Path | None) -> None:
         return
     loaded = load_policy(config)
     load_state(checkpoint, gather_state(ActorCritic(loaded.model, loaded.model), None))
-    source = Path(config.model).expanduser()
-    base = base_of(source) if is_adapter(source) else config.model
-    base = str(Path(base).resolve()) if Path(base).exists() else base
-    export_peft(loaded, POLICY, target, base, quantised=quantised_to(loaded.model))
+    export_peft(loaded, POLICY, target, name_base(config.model), quantised=quantised_to(loaded.model))

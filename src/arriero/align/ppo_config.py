@@ -1,9 +1,10 @@
 """The settings of PPO: which prompts, whose reward, how answers are sampled, how the policy learns of them."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from arriero.common.device import DTypeName
 from arriero.common.errors import ArrieroError
@@ -11,7 +12,7 @@ from arriero.model.layers import Recompute
 from arriero.model.lora import LoraConfig
 from arriero.model.source import DEFAULT_MODEL
 from arriero.train.keep import KeepConfig
-from arriero.train.optimizer import OptimizerConfig
+from arriero.train.optimizer import TuningOptimizerConfig
 from arriero.train.parallel import ParallelConfig
 from arriero.train.run_log import Tracker
 from arriero.train.schedule import ScheduleConfig
@@ -156,22 +157,14 @@ class IterationsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PpoOptimizerConfig(OptimizerConfig):
+class PpoOptimizerConfig(TuningOptimizerConfig):
     """AdamW, with a learning rate that suits what learns."""
 
-    lr: float | None = None  # type: ignore[assignment]
+    usual: ClassVar[Mapping[str, float]] = {"lora": 1e-4, "full": 1e-6}
+    lr: float | None = None
     """Learning rate; by default 1e-4 for LoRA, 1e-6 for all weights (Llama 2)."""
     eps: float = 1e-5
     """Added to the root of the squared gradient's mean; 1e-5 in Llama 2."""
-
-    def __post_init__(self) -> None:
-        self.resolve("lora")
-
-    def resolve(self, method: str) -> OptimizerConfig:
-        """With the learning rate that suits."""
-        usual = {"lora": 1e-4, "full": 1e-6}[method]
-        values = {name: getattr(self, name) for name in ("beta1", "beta2", "eps", "weight_decay", "clip")}
-        return OptimizerConfig(lr=usual if self.lr is None else self.lr, **values)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,10 @@
 """The settings of a reward model's training: which comparisons in which mix, the losses, what of the model learns."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from arriero.align.preferences import Kind
 from arriero.align.reward_loss import Margins
@@ -14,7 +15,7 @@ from arriero.model.lora import LoraConfig
 from arriero.model.quantised import Quantisation
 from arriero.model.source import DEFAULT_MODEL
 from arriero.train.keep import KeepConfig
-from arriero.train.optimizer import OptimizerConfig
+from arriero.train.optimizer import TuningOptimizerConfig
 from arriero.train.parallel import ParallelConfig
 from arriero.train.run_log import Tracker
 from arriero.train.schedule import ScheduleConfig
@@ -75,22 +76,14 @@ class RewardLossConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardOptimizerConfig(OptimizerConfig):
+class RewardOptimizerConfig(TuningOptimizerConfig):
     """AdamW, with a learning rate that suits what learns."""
 
-    lr: float | None = None  # type: ignore[assignment]
+    usual: ClassVar[Mapping[str, float]] = {"lora": 2e-4, "full": 1e-5}
+    lr: float | None = None
     """Peak of the learning rate; by default 2e-4 for LoRA, 1e-5 for all weights (Llama 2; 5e-6 for its 70B)."""
     eps: float = 1e-5
     """Added to the root of the squared gradient's mean; 1e-5 in Llama 2."""
-
-    def __post_init__(self) -> None:
-        self.resolve("lora")
-
-    def resolve(self, method: str) -> OptimizerConfig:
-        """With the learning rate that suits."""
-        usual = {"lora": 2e-4, "full": 1e-5}[method]
-        values = {name: getattr(self, name) for name in ("beta1", "beta2", "eps", "weight_decay", "clip")}
-        return OptimizerConfig(lr=usual if self.lr is None else self.lr, **values)
 
 
 @dataclass(frozen=True, kw_only=True)

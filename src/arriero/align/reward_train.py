@@ -32,14 +32,14 @@ from arriero.model.heads import SCORE, add_head
 from arriero.model.layers import set_recompute
 from arriero.model.lora import LoraConfig
 from arriero.model.quantised import quantised_to
-from arriero.model.source import LoadedModel, base_of, is_adapter, load_model
+from arriero.model.source import LoadedModel, load_model, name_base
 from arriero.model.transformer import Llama
 from arriero.train.carbon import EnergyMeter
 from arriero.train.checkpoint import (
     Checkpoints,
+    best_checkpoint,
     gather_state,
     is_newer,
-    latest_checkpoint,
     load_state,
     read_manifest,
     verify,
@@ -162,8 +162,7 @@ def _train(
             watcher.log.write("comparisons", loop.step, **dataclasses.asdict(prepared.census))
         end = loop.run()
         if end in ("finished", "stopped early") and layout.is_main:
-            best = None if loop.best is None else folder.checkpoints / f"step-{loop.best[0]:08d}"
-            _finish(folder, config, prepared, best if best is not None and best.is_dir() else None)
+            _finish(folder, config, prepared, best_checkpoint(folder.checkpoints, loop.best))
     return end
 
 
@@ -270,9 +269,8 @@ def _validate(model: Llama, pairs: Sequence[TokenPair], prepared: PreparedReward
     return {"loss": total / count, "accuracy": right / count, "pairs": int(count)}
 
 
-def _finish(folder: RunFolder, config: RewardModelConfig, prepared: PreparedReward, best: Path | None) -> None:
+def _finish(folder: RunFolder, config: RewardModelConfig, prepared: PreparedReward, checkpoint: Path | None) -> None:
     """Write the best checkpoint and what its held-out scores are, unless that was done."""
-    checkpoint = best or latest_checkpoint(folder.checkpoints)
     target, measured = folder.path / REWARD, folder.path / EVALUATION
     if checkpoint is None or is_newer(measured, checkpoint):
         return
@@ -296,7 +294,4 @@ def _export(checkpoint: Path, target: Path, config: RewardModelConfig, prepared:
     build_model(config, loaded)
     verify(checkpoint, read_manifest(checkpoint))
     load_state(checkpoint, gather_state(loaded.model, None))
-    folder = Path(config.model).expanduser()
-    base = base_of(folder) if is_adapter(folder) else config.model
-    base = str(Path(base).resolve()) if Path(base).exists() else base
-    export_peft(loaded, ADAPTER, target, base, quantised=quantised_to(loaded.model))
+    export_peft(loaded, ADAPTER, target, name_base(config.model), quantised=quantised_to(loaded.model))

@@ -214,6 +214,13 @@ def base_of(folder: Path, model: str | None = None) -> str:
     return base
 
 
+def name_base(source: str) -> str:
+    """What an adapter over a source calls its base: what the source is an adapter of, if it is one; a path is whole."""
+    folder = Path(source).expanduser()
+    base = base_of(folder) if is_adapter(folder) else source
+    return str(Path(base).resolve()) if Path(base).exists() else base
+
+
 def resolve(source: str) -> Path:
     """The folder or file that `source` names on this machine; nothing is downloaded.
 

@@ -252,6 +252,12 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return next(reversed(list_checkpoints(folder)), None)
 
 
+def best_checkpoint(folder: Path, best: tuple[int, float] | None) -> Path | None:
+    """The checkpoint of a loop's best step, if it has one; else the last one."""
+    kept = None if best is None else folder / f"step-{best[0]:08d}"
+    return kept if kept is not None and kept.is_dir() else latest_checkpoint(folder)
+
+
 def is_newer(file: Path, checkpoint: Path) -> bool:
     """Whether a file is there that was written after a checkpoint."""
     return file.is_file() and file.stat().st_mtime >= (checkpoint / MANIFEST).stat().st_mtime

@@ -1,8 +1,9 @@
 """AdamW as LLaMA sets it (LLaMA, arXiv 2302.13971, section 2.3), and the clipping of gradients before it."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,23 @@ class OptimizerConfig:
                 raise ArrieroError(f"{name}: expected a number from 0 up to 1, got {getattr(self, name)}")
         if not self.weight_decay >= 0:
             raise ArrieroError(f"weight_decay: expected 0 or more, got {self.weight_decay}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningOptimizerConfig(OptimizerConfig):
+    """AdamW, with a learning rate that suits what learns."""
+
+    usual: ClassVar[Mapping[str, float]]
+    """The rate by method, where none was asked for."""
+    lr: float | None = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        self.resolve("lora")
+
+    def resolve(self, method: str) -> OptimizerConfig:
+        """With the learning rate that suits."""
+        values = {name: getattr(self, name) for name in ("beta1", "beta2", "eps", "weight_decay", "clip")}
+        return OptimizerConfig(lr=self.usual[method] if self.lr is None else self.lr, **values)
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:

@@ -23,15 +23,15 @@ from arriero.model.adapters import Adapters
 from arriero.model.layers import set_recompute
 from arriero.model.lora import LoraConfig
 from arriero.model.quantised import Quantisation, quantise_model
-from arriero.model.source import LoadedModel, load_model
+from arriero.model.source import LoadedModel, load_model, name_base
 from arriero.model.transformer import Llama
 from arriero.tokenizer.tokenizer import Tokenizer
 from arriero.train.carbon import EnergyMeter
 from arriero.train.checkpoint import (
     Checkpoints,
+    best_checkpoint,
     gather_state,
     is_newer,
-    latest_checkpoint,
     load_state,
     read_manifest,
     verify,
@@ -178,8 +178,7 @@ def _train(folder: RunFolder, config: SftConfig, prepared: Prepared, layout: Lay
             watcher.on_validation(0)  # what the model was before
         end = loop.run()
         if end in ("finished", "stopped early") and layout.is_main:
-            best = None if loop.best is None else folder.checkpoints / f"step-{loop.best[0]:08d}"
-            _export(folder, config, prepared, best if best is not None and best.is_dir() else None)
+            _export(folder, config, prepared, best_checkpoint(folder.checkpoints, loop.best))
     return end
 
 
@@ -328,9 +327,8 @@ def _prompts(config: SftConfig, prepared: Prepared) -> list[tuple[str, list[int]
     return prompts
 
 
-def _export(folder: RunFolder, config: SftConfig, prepared: Prepared, best: Path | None) -> None:
+def _export(folder: RunFolder, config: SftConfig, prepared: Prepared, checkpoint: Path | None) -> None:
     """Write the best checkpoint as an adapter or a model, unless that was done."""
-    checkpoint = best or latest_checkpoint(folder.checkpoints)
     target = folder.path / ADAPTER if config.method == "lora" else folder.model
     if checkpoint is None or is_newer(target / "tokenizer_config.json", checkpoint):
         return
@@ -344,5 +342,4 @@ def _export(folder: RunFolder, config: SftConfig, prepared: Prepared, best: Path
     verify(checkpoint, read_manifest(checkpoint))
     load_state(checkpoint, gather_state(loaded.model, None))
     loaded = dataclasses.replace(loaded, loaded_tokenizer=prepared.tokenizer)
-    base = str(Path(config.model).resolve()) if Path(config.model).exists() else config.model
-    export_peft(loaded, ADAPTER, target, base, quantised=config.quantise)
+    export_peft(loaded, ADAPTER, target, name_base(config.model), quantised=config.quantise)

@@ -1,8 +1,9 @@
 """The settings of supervised fine-tuning: which examples, how they are batched, what of the model learns."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from arriero.common.device import DTypeName
 from arriero.common.errors import ArrieroError
@@ -11,7 +12,7 @@ from arriero.model.lora import LoraConfig
 from arriero.model.quantised import Quantisation
 from arriero.model.source import DEFAULT_MODEL
 from arriero.train.keep import KeepConfig
-from arriero.train.optimizer import OptimizerConfig
+from arriero.train.optimizer import TuningOptimizerConfig
 from arriero.train.parallel import ParallelConfig
 from arriero.train.run_log import Tracker
 from arriero.train.schedule import ScheduleConfig
@@ -79,22 +80,14 @@ class EpochsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SftOptimizerConfig(OptimizerConfig):
+class SftOptimizerConfig(TuningOptimizerConfig):
     """AdamW, with a learning rate that suits what learns."""
 
-    lr: float | None = None  # type: ignore[assignment]
+    usual: ClassVar[Mapping[str, float]] = {"lora": 2e-4, "full": 2e-5}
+    lr: float | None = None
     """Peak of the learning rate; by default 2e-4 for LoRA, 2e-5 for all weights (Llama 2)."""
     weight_decay: float = 0.0
     """Share of lr by which a matrix shrinks each step; 0.1 in Llama 2."""
-
-    def __post_init__(self) -> None:
-        self.resolve("lora")
-
-    def resolve(self, method: str) -> OptimizerConfig:
-        """With the learning rate that suits."""
-        usual = {"lora": 2e-4, "full": 2e-5}[method]
-        values = {name: getattr(self, name) for name in ("beta1", "beta2", "eps", "weight_decay", "clip")}
-        return OptimizerConfig(lr=usual if self.lr is None else self.lr, **values)
 
 
 @dataclass(frozen=True, kw_only=True)
