@@ -7,7 +7,7 @@ scored best, among those that had not gone too far from where it began.
 
 import dataclasses
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from arriero.align.ppo_watch import PpoWatcher, measure
 from arriero.align.prompts import Prompt, read_prompts, split_prompts
 from arriero.align.rollout import Asked, Sampler
 from arriero.align.scoring import load_scorer
-from arriero.common.device import pick_device, pick_dtype
 from arriero.common.errors import ArrieroError
 from arriero.model.adapter_export import export_peft
 from arriero.model.export import export_model
@@ -37,18 +36,17 @@ from arriero.train.checkpoint import (
     verify,
 )
 from arriero.train.loop import End, Loop, LoopConfig, StepResult
-from arriero.train.parallel import Layout
+from arriero.train.parallel import Layout, laid_out
 from arriero.train.run_facts import take_up
 from arriero.train.run_folder import RunFolder
 from arriero.train.run_log import RunLog
+from arriero.train.sft import micro_rows
 from arriero.train.speaker import speaker
-from arriero.train.speed import keep_freed_memory, release_freed_memory
+from arriero.train.speed import release_freed_memory
 from arriero.train.watch import Pace
 
 ADAPTER = "adapter"
 """The folder of the finished policy in the run's."""
-_MICRO_TOKENS = {"cpu": 2048, "cuda": 8192}
-"""Of a micro-batch."""
 _SHOWN = 3
 """Held-out prompts whose answers are shown at each evaluation."""
 
@@ -89,14 +87,14 @@ def prepare(config: PpoConfig, world: int = 1) -> Prepared:
             f"an answer of {config.rollout.max_tokens}: raise --max-prompt-tokens, or lower --max-tokens"
         )
     mean = sum(len(one.ids) for one in asked) / len(asked) + config.rollout.max_tokens
-    micro_rows = _micro_rows(config, mean, world)
+    rows = micro_rows(config.objective.mini_batch, config.training.rows, config.device, mean, world, name="mini_batch")
     return Prepared(
         players=players,
         asked=asked,
         held_out=out[: config.prompts.eval_count],
         too_long=len(prompts) + len(held_out) - len(asked) - len(out),
-        micro_rows=micro_rows,
-        loop=_loop(config, micro_rows, world),
+        micro_rows=rows,
+        loop=_loop(config, rows, world),
     )
 
 
@@ -110,13 +108,9 @@ def ppo(run: Path, config: PpoConfig, allow: Sequence[str] = (), prepared: Prepa
     Raises:
         ArrieroError: prompts, models or the run's config do not fit each other; the message says how.
     """
-    device = pick_device(config.device)
-    if device.type == "cpu":
-        keep_freed_memory()
     # policy and critic learn in turns, so that a step's last micro-batch is not the last one of both
     parallel = dataclasses.replace(config.parallel, sum_every=True)
-    layout = Layout(parallel, device, pick_dtype(config.dtype, device))
-    with closing(layout):
+    with laid_out(parallel, config.device, config.dtype) as layout:
         folder = RunFolder(run)
         if layout.is_main:
             folder.check(config, allow)
@@ -167,23 +161,6 @@ def _encode(prompts: Sequence[Prompt], loaded: LoadedModel, config: PpoConfig) -
     most = min(config.prompts.max_prompt_tokens, loaded.context - config.rollout.max_tokens - 1)
     asked = [Asked(prompt, loaded.tokenizer.encode_chat(list(prompt.messages))) for prompt in prompts]
     return [one for one in asked if len(one.ids) <= most]
-
-
-def _micro_rows(config: PpoConfig, mean_tokens: float, world: int) -> int:
-    """Answers of a micro-batch: as many as come to about `_MICRO_TOKENS`, and divide a process's part of a step."""
-    size = config.objective.mini_batch
-    if size % world:
-        raise ArrieroError(f"mini_batch: expected a multiple of the {world} processes, got {size}")
-    own = size // world
-    if config.training.rows is not None:
-        if own % config.training.rows:
-            raise ArrieroError(
-                f"rows: expected a divisor of the mini-batch of {own} a process, got {config.training.rows}"
-            )
-        return config.training.rows
-    tokens = _MICRO_TOKENS["cuda" if pick_device(config.device).type == "cuda" else "cpu"]
-    most = max(1, int(tokens / mean_tokens))
-    return max(rows for rows in range(1, own + 1) if own % rows == 0 and rows <= most)
 
 
 def _loop(config: PpoConfig, micro_rows: int, world: int) -> LoopConfig:

@@ -10,7 +10,7 @@ import dataclasses
 import math
 import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from arriero.align.reward_data import RewardCensus, RewardData, TokenPair, read_
 from arriero.align.reward_loss import Margins, ranking_loss, safety_loss
 from arriero.align.reward_measure import evaluate_reward, write_evaluation
 from arriero.align.reward_model import load_reward_model, scores_at
-from arriero.common.device import pick_device, pick_dtype
 from arriero.common.errors import ArrieroError
 from arriero.generate.engine import evaluating
 from arriero.model.adapter_export import export_peft
@@ -46,13 +45,13 @@ from arriero.train.checkpoint import (
 )
 from arriero.train.export import export_hugging_face
 from arriero.train.loop import End, Loop, LoopConfig, Loss, LossFunction
-from arriero.train.parallel import Layout
+from arriero.train.parallel import Layout, laid_out
 from arriero.train.run_facts import take_up
 from arriero.train.run_folder import RunFolder
 from arriero.train.run_log import RunLog
 from arriero.train.sft import ADAPTER, loop_config, micro_rows
 from arriero.train.sft import build_model as build_tuned
-from arriero.train.speed import keep_freed_memory, release_freed_memory
+from arriero.train.speed import release_freed_memory
 from arriero.train.watch import Pace, RunWatcher
 
 REWARD = "reward"
@@ -98,7 +97,7 @@ def prepare_reward(config: RewardModelConfig, world: int = 1) -> PreparedReward:
     if training.validate_every is None:
         steps = loop_config(training, len(data.training), 1, 1).steps
         training = dataclasses.replace(training, validate_every=math.ceil(steps / 2))
-    rows = micro_rows(training, config.device, data.census.tokens / len(data.training), world)
+    rows = micro_rows(training.batch, training.rows, config.device, data.census.tokens / len(data.training), world)
     return PreparedReward(
         loaded=loaded,
         data=data,
@@ -121,11 +120,7 @@ def train_reward(
     Raises:
         ArrieroError: the comparisons, the model or the run's config do not fit each other; the message says how.
     """
-    device = pick_device(config.device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    layout = Layout(config.parallel, device, pick_dtype(config.dtype, device))
-    with closing(layout):
+    with laid_out(config.parallel, config.device, config.dtype) as layout:
         folder = RunFolder(run)
         if layout.is_main:
             folder.check(config, allow)

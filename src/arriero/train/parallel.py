@@ -12,6 +12,8 @@ overlap. The order is set here, one block ahead, so that the gathering is asked 
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar, cast
@@ -24,11 +26,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
+from arriero.common.device import DTypeName, pick_device, pick_dtype
 from arriero.common.errors import ArrieroError
 from arriero.model.adapters import copy_adapters
 from arriero.model.heads import copy_heads
 from arriero.model.quantised import QuantisedLinear
 from arriero.model.transformer import Llama
+from arriero.train.speed import keep_freed_memory
 from arriero.train.tensor_parallel import check_divisible, split_model
 
 _T = TypeVar("_T")
@@ -215,6 +219,20 @@ class Layout:
             following.set_modules_to_backward_prefetch([previous])
         register_fsdp_forward_method(model, "loss")
         register_fsdp_forward_method(model, "compute")
+
+
+@contextmanager
+def laid_out(config: ParallelConfig, device: str, dtype: DTypeName) -> Iterator[Layout]:
+    """A run's layout, for a block, by the settings' words for device and dtype; freed memory is kept for reuse.
+
+    Raises:
+        ArrieroError: as `Layout`.
+    """
+    chosen = pick_device(device)
+    if chosen.type == "cpu":
+        keep_freed_memory()
+    with closing(Layout(config, chosen, pick_dtype(dtype, chosen))) as layout:
+        yield layout
 
 
 def hold_parts(model: nn.Module) -> None:

@@ -8,14 +8,14 @@ import dataclasses
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from arriero.common.device import DTypeName, pick_device, pick_dtype
+from arriero.common.device import DTypeName
 from arriero.common.errors import ArrieroError
 from arriero.kernels.cross_entropy import IGNORED
 from arriero.model.config import LlamaConfig
@@ -33,14 +33,14 @@ from arriero.train.export import export_hugging_face
 from arriero.train.keep import KeepConfig
 from arriero.train.loop import End, Loop, LoopConfig, Loss
 from arriero.train.optimizer import OptimizerConfig
-from arriero.train.parallel import Layout, ParallelConfig
+from arriero.train.parallel import Layout, ParallelConfig, laid_out
 from arriero.train.run_facts import take_up
 from arriero.train.run_folder import RunFolder
 from arriero.train.run_log import RunLog, Tracker
 from arriero.train.schedule import ScheduleConfig
 from arriero.train.shards import ShardReader, check_vocabulary, check_words
 from arriero.train.speaker import speaker
-from arriero.train.speed import flops_per_token, keep_freed_memory, peak_flops
+from arriero.train.speed import flops_per_token, peak_flops
 from arriero.train.watch import Pace, RunWatcher
 
 
@@ -108,11 +108,7 @@ def pretrain(run: Path, config: PretrainConfig, allow: Sequence[str] = ()) -> En
     Raises:
         ArrieroError: shards, model, weights or the run's config do not fit each other; the message says how.
     """
-    device = pick_device(config.device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    layout = Layout(config.parallel, device, pick_dtype(config.dtype, device))
-    with closing(layout):
+    with laid_out(config.parallel, config.device, config.dtype) as layout:
         return _pretrain(RunFolder(run), config, layout, allow)
 
 

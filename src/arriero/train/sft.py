@@ -9,14 +9,14 @@ import dataclasses
 import math
 import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
 
-from arriero.common.device import pick_device, pick_dtype
+from arriero.common.device import pick_device
 from arriero.common.errors import ArrieroError, FormatError
 from arriero.model.adapter_export import export_peft
 from arriero.model.adapters import Adapters
@@ -40,7 +40,7 @@ from arriero.train.example_batches import EvaluationBatches, ExampleBatches
 from arriero.train.examples import Example, Format, read_examples
 from arriero.train.export import export_hugging_face
 from arriero.train.loop import End, Loop, LoopConfig
-from arriero.train.parallel import Layout
+from arriero.train.parallel import Layout, laid_out
 from arriero.train.pretrain import next_token_loss, validate
 from arriero.train.run_facts import take_up
 from arriero.train.run_folder import RunFolder
@@ -48,7 +48,7 @@ from arriero.train.run_log import RunLog
 from arriero.train.schedule import ScheduleConfig
 from arriero.train.sft_config import EpochsConfig, SftConfig
 from arriero.train.speaker import speaker
-from arriero.train.speed import keep_freed_memory, release_freed_memory
+from arriero.train.speed import release_freed_memory
 from arriero.train.supervised import Census, Supervised, TooLong, pack, split_held_out, supervise
 from arriero.train.watch import Pace, RunWatcher
 
@@ -110,7 +110,7 @@ def prepare(config: SftConfig, world: int = 1) -> Prepared:
     lengths = [len(row) for row in rows]
     alone: list[tuple[int, ...]] = [(i,) for i in range(len(rows))]
     units = pack(lengths, size) if config.examples.pack else alone
-    rows_each = micro_rows(config.training, config.device, sum(lengths) / len(units), world)
+    rows_each = micro_rows(config.training.batch, config.training.rows, config.device, sum(lengths) / len(units), world)
     return Prepared(
         loaded=loaded,
         tokenizer=tokenizer,
@@ -136,11 +136,7 @@ def sft(run: Path, config: SftConfig, allow: Sequence[str] = (), prepared: Prepa
     Raises:
         ArrieroError: the examples, the model or the run's config do not fit each other; the message says how.
     """
-    device = pick_device(config.device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    layout = Layout(config.parallel, device, pick_dtype(config.dtype, device))
-    with closing(layout):
+    with laid_out(config.parallel, config.device, config.dtype) as layout:
         folder = RunFolder(run)
         if layout.is_main:
             folder.check(config, allow)
@@ -252,20 +248,31 @@ def _check_left(kept: Sequence[Supervised], given: Sequence[Example], kind: str,
         )
 
 
-def micro_rows(training: EpochsConfig, device: str, mean_tokens: float, world: int) -> int:
+def micro_rows(
+    batch: int, asked: int | None, device: str, mean_tokens: float, world: int, *, name: str = "batch"
+) -> int:
     """Units of a micro-batch: as many as come to about `_MICRO_TOKENS`, and divide a process's part of the batch.
 
+    Args:
+        batch: units of a step, on all processes together.
+        asked: units of a micro-batch, where that was asked for.
+        device: auto, cpu or cuda.
+        mean_tokens: of a unit.
+        world: processes that see different units.
+        name: of the setting that says the batch.
+
     Raises:
-        ArrieroError: the batch is no multiple of the processes, or of the rows asked for.
+        ArrieroError: the batch is no multiple of the processes, or of the units asked for.
     """
-    batch = training.batch
     if batch % world:
-        raise ArrieroError(f"batch: expected a multiple of the {world} processes, got {batch}")
+        raise ArrieroError(f"{name}: expected a multiple of the {world} processes, got {batch}")
     own = batch // world
-    if training.rows is not None:
-        if own % training.rows:
-            raise ArrieroError(f"rows: expected a divisor of the batch of {own} a process, got {training.rows}")
-        return training.rows
+    if asked is not None:
+        if own % asked:
+            raise ArrieroError(
+                f"rows: expected a divisor of the {name.replace('_', '-')} of {own} a process, got {asked}"
+            )
+        return asked
     tokens = _MICRO_TOKENS["cuda" if pick_device(device).type == "cuda" else "cpu"]
     most = max(1, int(tokens / max(mean_tokens, 1)))
     return max(rows for rows in range(1, own + 1) if own % rows == 0 and rows <= most)
