@@ -26,8 +26,8 @@ from arriero.model.transformer import Llama
 from arriero.tokenizer.chat import Message
 from arriero.tokenizer.tokenizer import Tokenizer
 
-_ROW_TOKENS = 4096
-"""Of the dialogues that are scored at a time."""
+ROW_TOKENS = 4096
+"""Of the dialogues that are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class RewardModel:
             raise ArrieroError(f"{self.name}: expected dialogues of 1 to {limit} tokens, got one of {longest}")
         scores, device = torch.empty(len(rows)), self.model.tok_embeddings.weight.device
         with evaluating(self.model), adapter_on(self.model, self.adapter):
-            for chosen in _portions(rows):
+            for chosen in portions([len(row) for row in rows]):
                 laid = lay_end_to_end([rows[i] for i in chosen])
                 scores[chosen] = self.model.compute(scores_at, self.head, *(part.to(device) for part in laid)).cpu()
         if not scores.isfinite().all():
@@ -138,15 +138,19 @@ def _check_scores(model: Llama, head: str, source: str) -> None:
         )
 
 
-def _portions(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """The numbers of the rows in portions of at most `_ROW_TOKENS` tokens, or of one row; rows of like length meet."""
+def portions(lengths: Sequence[int], most: int = ROW_TOKENS) -> Iterator[list[int]]:
+    """Numbers of rows in portions of at most `most` tokens, or of one longer row; rows of like length meet.
+
+    Args:
+        lengths: tokens of each row.
+    """
     portion: list[int] = []
     used = 0
-    for i in sorted(range(len(rows)), key=lambda i: len(rows[i])):
-        if portion and used + len(rows[i]) > _ROW_TOKENS:
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if portion and used + lengths[i] > most:
             yield portion
             portion, used = [], 0
         portion.append(i)
-        used += len(rows[i])
+        used += lengths[i]
     if portion:
         yield portion

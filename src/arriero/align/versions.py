@@ -17,15 +17,13 @@ import torch
 from arriero.align.kl import divergence
 from arriero.align.logprobs import answer_logprobs, lay_answers
 from arriero.align.prompts import Prompt
+from arriero.align.reward_model import portions
 from arriero.align.scoring import Scorer
 from arriero.align.win_rate import WinRate, wilson, win_rate
 from arriero.common.errors import ArrieroError
 from arriero.generate.engine import Completion, Engine, Request, SamplingConfig
 from arriero.model.adapters import adapter_on
 from arriero.model.source import LoadedModel, base_of, is_adapter, load_model
-
-_ROW_TOKENS = 4096
-"""Of prompts and answers whose log-probabilities are computed at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,25 +173,15 @@ def _sequence_logprobs(
     loaded: LoadedModel, asked: Sequence[list[int]], said: Sequence[Completion], temperature: float
 ) -> list[torch.Tensor]:
     """Log-probabilities of the tokens of each answer, (N,) each, in fp64."""
-    found: list[torch.Tensor] = []
+    found: dict[int, torch.Tensor] = {}
     device = loaded.model.tok_embeddings.weight.device
-    while len(found) < len(said):
-        portion = range(len(found), min(len(said), len(found) + _rows_that_fit(asked, said, len(found))))
+    for portion in portions([len(ids) + len(answer.ids) for ids, answer in zip(asked, said, strict=True)]):
         answers = [said[i].ids for i in portion]
         row = lay_answers([asked[i] for i in portion], answers).to(device)
         logprobs, _ = answer_logprobs(loaded.model, row, temperature or 1.0)
-        found += torch.split(logprobs.double().cpu(), [len(answer) for answer in answers])
-    return found
-
-
-def _rows_that_fit(asked: Sequence[list[int]], said: Sequence[Completion], start: int) -> int:
-    """How many answers from `start` on are computed together: at least one."""
-    used = 0
-    for count, i in enumerate(range(start, len(said))):
-        used += len(asked[i]) + len(said[i].ids)
-        if used > _ROW_TOKENS:
-            return max(1, count)
-    return len(said) - start
+        own = torch.split(logprobs.double().cpu(), [len(answer) for answer in answers])
+        found |= dict(zip(portion, own, strict=True))
+    return [found[i] for i in range(len(said))]
 
 
 def _mean(values: Sequence[float]) -> Mean:
