@@ -159,6 +159,13 @@ def test_safety_pairs_train_a_reward_model_of_their_own(settings, tmp_path):
     assert outcome.reports[-1].violations is not None
 
 
+def test_a_judge_that_finds_only_ties_is_one_clear_error(settings, tmp_path, monkeypatch):
+    with monkeypatch.context() as tied:
+        tied.setattr(Longer, "score", lambda self, prompts, responses: [0.0] * len(responses))
+        with pytest.raises(ArrieroError, match="no pair is judged by helpfulness"):
+            told(tmp_path / "run", settings())
+
+
 def test_another_setting_is_refused_and_named(settings, tmp_path, monkeypatch):
     stopped_at(tmp_path / "run", settings(), "_judge", monkeypatch)
     with pytest.raises(ArrieroError, match=r"collect\.pairs was 8, is 9"):

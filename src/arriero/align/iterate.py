@@ -31,7 +31,7 @@ from arriero.align.sample import Voice, sample_pairs
 from arriero.align.scoring import load_scorer
 from arriero.align.variants import load_variants
 from arriero.align.versions import VersionReport, measure_version
-from arriero.common.errors import FormatError
+from arriero.common.errors import ArrieroError, FormatError
 from arriero.common.files import atomic_file
 from arriero.common.progress import progress
 from arriero.common.seeds import seed_of
@@ -153,6 +153,11 @@ class _Alignment:
         """A reward model of each kind of which there are comparisons, from the first version, on all data."""
         with Preferences(self.preferences) as file:
             kinds = sorted({comparison.pair.kind for comparison in file.comparisons()})
+        if "helpfulness" not in kinds:
+            raise ArrieroError(
+                f"{self.preferences}: no pair is judged by helpfulness, so no reward model can be trained: the judge "
+                "found only ties, or all pairs are of safety; have more pairs judged, or choose another --judge"
+            )
         for kind in kinds:
             place = self.run / f"round-{number}" / kind
             if train_reward(place, self._reward_config(kind)) not in _TRAINED:
