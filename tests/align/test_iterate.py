@@ -1,6 +1,7 @@
 """Rounds of alignment: every step is done once, people are waited for, and a stop anywhere loses nothing."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -37,10 +38,11 @@ def judge(monkeypatch):
 
 
 @pytest.fixture
-def settings(tmp_path):
-    """What a round needs, as small as it gets."""
+def settings(tmp_path, monkeypatch):
+    """What a round needs, as small as it gets; in the folder, as seeds depend on the models' names."""
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "prompts.txt").write_text("\n".join(WORDS))
-    base = write_base(tmp_path / "base", max_seq_len=256)
+    write_base(tmp_path / "base", max_seq_len=256)
     few = EpochsConfig(steps=2, batch=4)
 
     def make(**changes):
@@ -48,7 +50,7 @@ def settings(tmp_path):
             "collect", {}
         )
         values = {
-            "model": str(base),
+            "model": "base",
             "prompts": (tmp_path / "prompts.txt",),
             "rounds": 1,
             "collect": CollectConfig(**collect),
@@ -70,7 +72,7 @@ def told(run, config):
 
 
 def test_a_round_goes_from_prompts_to_measured_versions(settings, tmp_path):
-    outcome, steps = told(tmp_path / "run", settings())
+    outcome, steps = told(Path("run"), settings())
     assert outcome.end == "finished"
     assert [step.partition(": ")[2] for step in steps] == [
         "sample", "judge", "reward models", "rejection sampling", "measure",
@@ -84,18 +86,18 @@ def test_a_round_goes_from_prompts_to_measured_versions(settings, tmp_path):
 
 
 def _prompts(tmp_path, name):
-    return module.read_prompts([tmp_path / "run" / f"{name}.jsonl"])
+    return module.read_prompts([Path("run") / f"{name}.jsonl"])
 
 
 def test_what_is_done_is_not_done_again_and_more_rounds_go_on(settings, tmp_path):
-    first, _ = told(tmp_path / "run", settings())
-    again, steps = told(tmp_path / "run", settings())
+    first, _ = told(Path("run"), settings())
+    again, steps = told(Path("run"), settings())
     assert steps == []
     assert again.reports == first.reports
-    longer, steps = told(tmp_path / "run", settings(rounds=2))
+    longer, steps = told(Path("run"), settings(rounds=2))
     assert {step.partition(":")[0] for step in steps} == {"round 2"}
     assert [report.name for report in longer.reports] == ["v0", "v1", "v2"]
-    samples = sorted(path.name for path in (tmp_path / "run" / "rejection").glob("samples-*"))
+    samples = sorted(path.name for path in (Path("run") / "rejection").glob("samples-*"))
     assert samples == ["samples-001.jsonl", "samples-002.jsonl"], "the best answers are chosen from all rounds"
 
 
@@ -119,23 +121,23 @@ def test_a_step_that_fails_is_the_first_one_of_the_next_call(settings, tmp_path,
         "_measure": "measure",
     }
     for step in names:
-        stopped_at(tmp_path / "run", settings(), step, monkeypatch)
-    outcome, steps = told(tmp_path / "run", settings())
+        stopped_at(Path("run"), settings(), step, monkeypatch)
+    outcome, steps = told(Path("run"), settings())
     assert (outcome.end, steps) == ("finished", ["round 1: measure"])
 
 
 def test_without_a_judge_the_run_waits_for_people_and_goes_on_when_they_are_done(settings, tmp_path):
     config = settings(collect={"judge": None})
-    outcome, _ = told(tmp_path / "run", config)
+    outcome, _ = told(Path("run"), config)
     assert (outcome.end, outcome.reports) == ("waiting", [])
     assert outcome.waiting > 0
-    again, steps = told(tmp_path / "run", config)
+    again, steps = told(Path("run"), config)
     assert (again.end, steps) == ("waiting", ["round 1: judge"])
     with Preferences(outcome.preferences) as file:
         for number, pair in enumerate(list(file.pending("ana"))):
             choice = 1 if number % 2 else 2
             file.judge(pair.id, Judgement(choice=choice, degree="better", annotator="ana", batch="1"))
-    outcome, _ = told(tmp_path / "run", config)
+    outcome, _ = told(Path("run"), config)
     assert outcome.end == "finished"
 
 
@@ -146,7 +148,7 @@ def test_ppo_follows_the_last_round_as_a_version_of_its_own(settings, tmp_path):
         objective=ObjectiveConfig(mini_batch=4),
         training=IterationsConfig(iterations=1),
     )
-    outcome, _ = told(tmp_path / "run", settings(last=last))
+    outcome, _ = told(Path("run"), settings(last=last))
     assert [version["name"] for version in outcome.versions] == ["v0", "v1", "v1-ppo"]
     assert len(outcome.reports) == 3
 
@@ -154,8 +156,8 @@ def test_ppo_follows_the_last_round_as_a_version_of_its_own(settings, tmp_path):
 def test_safety_pairs_train_a_reward_model_of_their_own(settings, tmp_path):
     (tmp_path / "risky.txt").write_text("\n".join(f"risky {word}" for word in WORDS))
     config = settings(safety_prompts=(tmp_path / "risky.txt",), collect={"pairs": 16, "safety_judge": "rule:longer"})
-    outcome, _ = told(tmp_path / "run", config)
-    assert (tmp_path / "run" / "round-1" / "safety" / "reward").is_dir()
+    outcome, _ = told(Path("run"), config)
+    assert (Path("run") / "round-1" / "safety" / "reward").is_dir()
     assert outcome.reports[-1].violations is not None
 
 
@@ -163,20 +165,20 @@ def test_a_judge_that_finds_only_ties_is_one_clear_error(settings, tmp_path, mon
     with monkeypatch.context() as tied:
         tied.setattr(Longer, "score", lambda self, prompts, responses: [0.0] * len(responses))
         with pytest.raises(ArrieroError, match="no pair is judged by helpfulness"):
-            told(tmp_path / "run", settings())
+            told(Path("run"), settings())
 
 
 def test_another_setting_is_refused_and_named(settings, tmp_path, monkeypatch):
-    stopped_at(tmp_path / "run", settings(), "_judge", monkeypatch)
+    stopped_at(Path("run"), settings(), "_judge", monkeypatch)
     with pytest.raises(ArrieroError, match=r"collect\.pairs was 8, is 9"):
-        told(tmp_path / "run", settings(collect={"pairs": 9}))
+        told(Path("run"), settings(collect={"pairs": 9}))
 
 
 def test_a_damaged_record_is_named(settings, tmp_path, monkeypatch):
-    stopped_at(tmp_path / "run", settings(), "_judge", monkeypatch)
-    (tmp_path / "run" / "iterate.json").write_text(json.dumps({"version": 3}))
+    stopped_at(Path("run"), settings(), "_judge", monkeypatch)
+    (Path("run") / "iterate.json").write_text(json.dumps({"version": 3}))
     with pytest.raises(FormatError, match="no record of an alignment"):
-        told(tmp_path / "run", settings())
+        told(Path("run"), settings())
 
 
 def test_no_rounds_and_shares_that_leave_nothing_are_refused(settings):
