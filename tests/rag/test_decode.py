@@ -223,7 +223,7 @@ def test_documents_that_the_caller_scored_need_no_retriever_and_all_take_part():
         ({"decoding": "beam"}, "RAG-Sequence takes thorough, fast, greedy, not 'beam'"),
         ({"beams": 0}, "beams: expected 1 or more, got 0"),
         ({"kind": "token", "decoding": "sample", "temperature": -1.0}, "temperature must be"),
-        ({"kind": "token", "decoding": "sample", "temperature": 0.0}, "greedy"),
+        ({"kind": "token", "decoding": "sample", "temperature": 0.0}, "decode greedily instead"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings, message):
