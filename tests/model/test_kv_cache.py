@@ -112,3 +112,15 @@ def test_adopted_prompts_go_on_in_their_rows(tiny, make_model, tokens):
     for row, (source, length) in enumerate(((1, 5), (0, 9), (1, 5))):
         whole = torch.cat([tokens[source, :length], torch.tensor([row + 1])])[None]
         torch.testing.assert_close(logits[row], model(whole)[0, -1:], atol=2e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_reorder_moves_what_comes_after_a_common_beginning_and_the_lengths_with_it(tiny, make_model, tokens):
+    model = make_model(tiny)
+    same = torch.cat([tokens[:1, :4].expand(2, 4), tokens[:, 4:12]], dim=1)
+    cache = filled(model, same, [9, 5])
+    whole = cache.select([1, 0])
+    cache.reorder([1, 0], 4)
+    assert cache.lengths.tolist() == [5, 9]
+    torch.testing.assert_close(cache.k[:, :, :, :9], whole.k[:, :, :, :9], atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(cache.v[:, :, :, :9], whole.v[:, :, :, :9], atol=2e-5, rtol=1e-5)

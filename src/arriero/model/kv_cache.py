@@ -110,6 +110,14 @@ class KVCache:
         chosen._rows, chosen._positions, chosen._key_lengths = self._rows, self._positions, None
         return chosen
 
+    def reorder(self, rows: Sequence[int], start: int) -> None:
+        """Take each row's tokens from `start` on from another of the rows, which before `start` holds the same."""
+        longest = max(self._lengths)
+        for stored in (self.k, self.v):
+            tail = stored[:, :, :, start:longest]  # (L, B, K, longest − start, D)
+            tail.copy_(tail[:, list(rows)])
+        self._lengths = [self._lengths[row] for row in rows]
+
     def adopt(self, source: "KVCache", row: int, rows: Sequence[int]) -> None:
         """Make each of these `rows` a copy of `source`'s `row`: a prompt read once, continued by several samples."""
         length = source._lengths[row]
