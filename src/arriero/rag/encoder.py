@@ -9,7 +9,6 @@ Shapes: `B` texts of a batch, `T` tokens, `C` hidden size, `dim` size of the vec
 
 import os
 from collections.abc import Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from arriero.common.errors import ArrieroError, FormatError, NotFoundError, requ
 from arriero.kernels.linear import Linear
 from arriero.rag.contracts import Advance, Vectors
 from arriero.rag.encoder_folder import Tower, fingerprint, read_json, read_tower, weight_files
+from arriero.rag.quiet import quiet
 
 # A batch is padded to its longest text and holds at most this many tokens. On a CPU (2 cores, all-MiniLM-L6-v2) 8192
 # encode a fifth more a second than 4096 and half more than 2048, and 16384 no more than 8192.
@@ -116,7 +116,7 @@ class TowerModel:
         if self._loaded is None:
             transformers = require("transformers", extra="rag", purpose="encoding text")
             device = pick_device(self._device_name)
-            with _quiet(transformers):
+            with quiet(transformers):
                 model = (
                     _load_dpr(self.tower, transformers)
                     if self.tower.kind == "dpr"
@@ -276,18 +276,3 @@ def _load_dense(folder: Path) -> nn.Module:
     if activation not in known:
         raise FormatError(f"{folder / 'config.json'} asks for '{activation}': supported are {', '.join(known)}")
     return nn.Sequential(layer, known[activation])
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Any:
-    """Without transformers' bar and remarks while weights load; what matters of them is raised as an error."""
-    logging = transformers.utils.logging
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()

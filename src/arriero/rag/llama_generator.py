@@ -23,6 +23,7 @@ from arriero.kernels.token_logprobs import token_logprobs
 from arriero.model.adapters import Adapters
 from arriero.model.kv_cache import KVCache
 from arriero.model.transformer import Llama
+from arriero.rag.fit import cut_to_fit
 from arriero.rag.generator import RagDocument, RagPrompt
 from arriero.rag.prefix_cache import PrefixCache
 from arriero.tokenizer.chat import Message
@@ -88,9 +89,10 @@ class LlamaGenerator:
             )
         if document is None:
             return RagPrompt(tuple(alone), _count_common(alone, self._shared_ids(None)))
-        text, ids = _shown(document), self._encode(question, _shown(document))
+        text = _shown(document)
+        ids = self._encode(question, text)
         if cut := len(ids) > room:
-            text = self._cut(question, text, room)
+            text = cut_to_fit(text, lambda beginning: len(self._encode(question, beginning)) <= room)
             ids = self._encode(question, text or None)
         return RagPrompt(tuple(ids), _count_common(ids, self._shared_ids(text or None)), cut)
 
@@ -186,16 +188,6 @@ class LlamaGenerator:
         """The tokens that a text's prompts begin with, whatever the question: two that share nothing tell."""
         ids = self._encode("A", text)
         return tuple(ids[: _count_common(ids, self._encode("1", text))])
-
-    def _cut(self, question: str, text: str, room: int) -> str:
-        """The longest beginning of a text that fits, ended at a blank where one is near."""
-        low, high = 0, len(text)
-        while low < high:
-            middle = (low + high + 1) // 2
-            fits = len(self._encode(question, text[:middle])) <= room
-            low, high = (middle, high) if fits else (low, middle - 1)
-        blank = max(text.rfind(mark, max(0, low - 24), low) for mark in " \n\t")
-        return text[: blank if blank > 0 else low].rstrip()
 
 
 class LlamaReading:

@@ -9,11 +9,13 @@ end of the last passage that is kept. The question is never cut. The prompt clai
 what is left out between two sentences, or after the last one, shows as '…'.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from arriero.common.errors import ArrieroError
 from arriero.rag.evidence import Span
+from arriero.rag.fit import end_at_blank, longest_fit
 from arriero.rag.search import Hit
 from arriero.tokenizer.chat import Message
 from arriero.tokenizer.tokenizer import Tokenizer
@@ -106,11 +108,8 @@ def build_prompt(
         turns.pop(0)
     while sources and not fits(sources):
         last = sources.pop()
-        low, high = 0, last.spans[-1][1]
-        while low < high:  # the longest beginning that fits
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if fits([*sources, *_cut(last, middle)]) else (low, middle - 1)
-        if kept := _cut(last, low):
+        end = longest_fit(last.spans[-1][1], partial(_fits_cut, fits, tuple(sources), last))
+        if kept := _cut(last, end):
             sources += kept
             break
     if hits and not sources:
@@ -133,11 +132,14 @@ def write_messages(question: str, sources: Sequence[Source], history: Sequence[T
     return messages
 
 
+def _fits_cut(fits: Callable[[Sequence[Source]], bool], sources: Sequence[Source], last: Source, end: int) -> bool:
+    return fits([*sources, *_cut(last, end)])
+
+
 def _cut(source: Source, end: int) -> list[Source]:
     """The passage's pieces up to a character, ended at a blank where one is near; nothing if too little is left."""
-    text = source.hit.passage.text
-    if end < source.spans[-1][1] and (blank := max(text.rfind(mark, end - 24, end) for mark in " \n\t")) > 0:
-        end = blank
+    if end < source.spans[-1][1]:
+        end = end_at_blank(source.hit.passage.text, end)
     spans = tuple((start, min(stop, end)) for start, stop in source.spans if start < end)
     enough = sum(stop - start for start, stop in spans) >= MIN_PIECE_CHARACTERS
     return [replace(source, spans=spans)] if enough else []
