@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from arriero.common.errors import FormatError, NotFoundError
-from arriero.rag.encoder import load_encoder, pool
+from arriero.rag.encoder import load_encoder
+from arriero.rag.tower import pool
 
 transformers = pytest.importorskip("transformers")
 

@@ -28,6 +28,8 @@ class CollectionConfig:
     """Folder of the collection; `rag add` makes it."""
     encoder: str | None = None
     """Encoder: a name or a folder; default: the collection's own, and all-minilm-l6-v2 for a new one."""
+    query_encoder: Path | None = None
+    """Folder of a query encoder that was trained for this collection's passages (`rag retriever`, `rag train`)."""
     device: str = "auto"
     """auto takes the first of cuda, mps, cpu."""
     json: bool = False
@@ -43,7 +45,9 @@ def open_collection(config: CollectionConfig, *, chunk: "ChunkConfig | None" = N
     from arriero.common.errors import NotFoundError
     from arriero.rag.collection import Collection
 
-    collection = Collection.open(config.collection, config.encoder, chunk=chunk, device=config.device)
+    collection = Collection.open(
+        config.collection, config.encoder, chunk=chunk, device=config.device, query_encoder=config.query_encoder
+    )
     if not new and not collection.exists:
         here = "" if config.collection == DEFAULT_FOLDER else f" --collection {config.collection}"
         raise NotFoundError(f"no collection in {config.collection}: `arriero rag add PATH{here}` makes one")

@@ -42,12 +42,14 @@ class Collection:
         chunk: ChunkConfig | None = None,
         device: str = "auto",
         wait_s: float = _WAIT_S,
+        query_encoder: Path | None = None,
     ) -> None:
         self.folder = folder
         self._asked_encoder = encoder
         self._asked_chunk = chunk
         self._device = device
         self._wait_s = wait_s
+        self._query_encoder = query_encoder
         self._encoder: TextEncoder | None = None
         self._store: Store | None = None
         self._index: LiveIndex | None = None
@@ -61,6 +63,7 @@ class Collection:
         chunk: ChunkConfig | None = None,
         device: str = "auto",
         wait_s: float = _WAIT_S,
+        query_encoder: Path | None = None,
     ) -> "Collection":
         """Open a collection; nothing is made or loaded before it is needed.
 
@@ -71,8 +74,9 @@ class Collection:
                 added or updated.
             device: where the encoder runs.
             wait_s: how long to wait for another writer.
+            query_encoder: folder of a query side that was trained for the passages of this encoder.
         """
-        return cls(Path(folder), encoder, chunk=chunk, device=device, wait_s=wait_s)
+        return cls(Path(folder), encoder, chunk=chunk, device=device, wait_s=wait_s, query_encoder=query_encoder)
 
     def __enter__(self) -> "Collection":
         return self
@@ -113,7 +117,7 @@ class Collection:
         """
         if self._encoder is None:
             store = self.store if self.exists else None
-            self._encoder = bind_encoder(store, self.folder, self._asked_encoder, self._device)
+            self._encoder = bind_encoder(store, self.folder, self._asked_encoder, self._device, self._query_encoder)
         return self._encoder
 
     @property

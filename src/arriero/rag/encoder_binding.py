@@ -12,7 +12,13 @@ from arriero.rag.contracts import TextEncoder
 from arriero.rag.store import Store
 
 
-def bind_encoder(store: Store | None, folder: Path, asked: TextEncoder | str | Path | None, device: str) -> TextEncoder:
+def bind_encoder(
+    store: Store | None,
+    folder: Path,
+    asked: TextEncoder | str | Path | None,
+    device: str,
+    query_encoder: Path | None = None,
+) -> TextEncoder:
     """Open the encoder of a collection; the first one is noted in its store.
 
     Args:
@@ -20,19 +26,30 @@ def bind_encoder(store: Store | None, folder: Path, asked: TextEncoder | str | P
         folder: the collection's.
         asked: an encoder, its folder or its name; None takes the collection's own, or the default.
         device: where it runs.
+        query_encoder: folder of a query side that was trained for the encoder's passages.
 
     Raises:
-        ArrieroError: another encoder than the stored vectors come from; both are named.
+        ArrieroError: another encoder than the stored vectors come from, or than the query side was trained for; both
+            are named.
         NotFoundError: the encoder is not where it was.
     """
     from arriero.model.source import DEFAULT_ENCODER  # these bring torch, which listing and removing do without
-    from arriero.rag.encoder import load_encoder
+    from arriero.rag.encoder import Encoder, load_encoder, load_query_encoder
 
     if asked is None:
         asked = _recall(store, folder) or DEFAULT_ENCODER
     encoder = load_encoder(asked, device=device) if isinstance(asked, str | Path) else asked
-    if store is None:
+    if store is not None:
+        _check_fingerprint(store, folder, asked, encoder)
+    if query_encoder is None:
         return encoder
+    if not isinstance(encoder, Encoder):
+        raise ArrieroError(f"the query encoder {query_encoder} needs an encoder of a folder, not '{encoder.name}'")
+    return load_query_encoder(query_encoder, encoder)
+
+
+def _check_fingerprint(store: Store, folder: Path, asked: TextEncoder | str | Path, encoder: TextEncoder) -> None:
+    """Note the first encoder of a store, and refuse any other."""
     stored = store.setting("encoder_fingerprint")
     if stored is None:
         store.set_settings(
@@ -47,7 +64,6 @@ def bind_encoder(store: Store | None, folder: Path, asked: TextEncoder | str | P
             f"the collection in {folder} was made with the encoder '{name}' ({stored[:12]}), not with "
             f"'{encoder.name}' ({encoder.fingerprint[:12]}): open it with '{name}', or make another collection"
         )
-    return encoder
 
 
 def _hint(asked: TextEncoder | str | Path, folder: Path) -> str:

@@ -48,6 +48,8 @@ _QUERY_ROLES = ("query",)
 _PASSAGE_ROLES = ("document", "passage", "corpus")
 
 Kind = Literal["auto", "dpr"]
+PASSAGES_NOTE = "arriero_passages.json"
+"""In a query encoder's folder: whose passages it was trained for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +111,23 @@ def read_tower(folder: Path) -> Tower:
     return Tower(
         weights=folder, kind="auto", width=_width(config, folder), max_tokens=_max_tokens(folder, config, None)
     )
+
+
+def read_passages_note(folder: Path) -> tuple[str, str]:
+    """Fingerprint and name of the encoder whose passages a trained query encoder was trained for.
+
+    Raises:
+        FormatError: the folder bears no such note.
+    """
+    path = folder / PASSAGES_NOTE
+    if not path.is_file():
+        raise FormatError(
+            f"{folder} is no trained query encoder: it lacks {PASSAGES_NOTE}, which says whose passages it finds"
+        )
+    note = read_json(path)
+    if not isinstance(note, dict) or not all(isinstance(note.get(key), str) for key in ("fingerprint", "name")):
+        raise FormatError(f"{path}: expected the texts 'fingerprint' and 'name'")
+    return note["fingerprint"], note["name"]
 
 
 def fingerprint(*towers: Tower) -> str:

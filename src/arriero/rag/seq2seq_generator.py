@@ -33,7 +33,7 @@ _SCORED_ROWS = 32
 class Seq2SeqGenerator:
     """An encoder-decoder of `transformers` with its tokenizer."""
 
-    def __init__(self, model: nn.Module, tokenizer: Any, *, name: str = "encoder-decoder") -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, name: str = "encoder-decoder") -> None:
         """Wrap a model; its train/eval mode is left as found."""
         self.model: Any = model
         self.tokenizer, self.name = tokenizer, name
