@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from arriero.rag.generator import RagDocument, RagPrompt
 
@@ -19,6 +19,7 @@ class ToyGenerator:
     def __init__(self, vocab_size: int = 4, sharpness: float = 1.5) -> None:
         self.vocab_size, self.sharpness = vocab_size, sharpness
         self.stop_ids = frozenset([STOP])
+        self.model = nn.Module()
         self.scored = 0
         """Answers that `Reading.logprobs` was asked for."""
 
@@ -34,6 +35,9 @@ class ToyGenerator:
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         return [chr(ord("a") + token - 1) if token else "" for token in ids]
+
+    def forget(self) -> None:
+        pass
 
     def read(self, prompts: Sequence[RagPrompt]) -> "ToyReading":
         return ToyReading(self, prompts)

@@ -49,3 +49,11 @@ def test_gradients_are_divided_by_the_count_and_then_clipped(clip, kept):
 def test_bad_settings_are_named(change, message):
     with pytest.raises(ArrieroError, match=message):
         OptimizerConfig(**change)
+
+
+def test_parameters_whose_names_begin_so_learn_at_their_own_rate():
+    model = nn.ModuleDict({"query": nn.Linear(2, 2), "generator": nn.Linear(2, 2)})
+    optimizer = build_optimizer(model, OptimizerConfig(), {"query.": 0.1})
+    factors = {id(p): group["factor"] for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        assert factors[id(parameter)] == (0.1 if name.startswith("query.") else 1.0)

@@ -13,6 +13,10 @@ from arriero.rag.contracts import Advance, Vectors
 from arriero.rag.encoder_folder import Tower, fingerprint, read_passages_note, read_tower
 from arriero.rag.tower import TowerModel
 
+UNIT_SCALE = 20.0
+"""Where vectors have length 1, inner products lie so near each other that their softmax tells no document from another:
+such encoders are trained with products times 20, and are made for that (sentence-transformers' losses)."""
+
 
 class Encoder:
     """A pair of towers, whose weights are read when the first text comes."""
@@ -36,6 +40,11 @@ class Encoder:
         self.device = device
         self.query = TowerModel(query, device)
         self.passage = self.query if query == passage else TowerModel(passage, device)
+
+    @property
+    def scale(self) -> float:
+        """Length that queries are given for p(z|x): 1, as the paper has it; `UNIT_SCALE` for vectors of length 1."""
+        return UNIT_SCALE if self.query.tower.normalise else 1.0
 
     def encode_queries(self, texts: Sequence[str]) -> Vectors:
         """q(x) of each text: (N, dim), fp32."""

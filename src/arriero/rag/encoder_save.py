@@ -4,15 +4,13 @@ What is written holds no path but its own parts', so it may be moved; it appears
 """
 
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 from torch import nn
 
+from arriero.model.staging import staged
 from arriero.rag.encoder import Encoder
 from arriero.rag.encoder_folder import PASSAGES_NOTE, read_json
 from arriero.rag.tower import TowerModel
@@ -23,32 +21,20 @@ _MODULES = "sentence_transformers.models."
 def save_encoder(encoder: Encoder, folder: Path) -> None:
     """Write both sides: one tower as one folder, two as DPR's pair `question_encoder/` and `ctx_encoder/`."""
     if encoder.query is encoder.passage:
-        with _whole(folder) as aside:
+        with staged(folder) as aside:
             _save_tower(encoder.query, aside)
         return
-    with _whole(folder) as aside:
+    with staged(folder) as aside:
         _save_tower(encoder.query, aside / "question_encoder")
         _save_tower(encoder.passage, aside / "ctx_encoder")
 
 
 def save_query_encoder(encoder: Encoder, folder: Path) -> None:
     """Write the query side alone, with a note of whose passages it finds; `load_query_encoder` reads it."""
-    with _whole(folder) as aside:
+    with staged(folder) as aside:
         _save_tower(encoder.query, aside)
         note = {"fingerprint": encoder.fingerprint, "name": encoder.name}
         _write_json(aside / PASSAGES_NOTE, note)
-
-
-@contextmanager
-def _whole(folder: Path) -> Iterator[Path]:
-    """A folder to write into, that takes the place of `folder` at the end."""
-    aside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    yield aside
-    if folder.exists():
-        shutil.rmtree(folder)
-    aside.rename(folder)
 
 
 def _save_tower(model: TowerModel, folder: Path) -> None:

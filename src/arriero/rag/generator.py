@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,11 @@ class Reading(Protocol):
 
 
 class Generator(Protocol):
-    """One model. `train`, `eval` and parameters are those of the `nn.Module` behind it."""
+    """One model."""
+
+    @property
+    def model(self) -> nn.Module:
+        """What has the parameters."""
 
     @property
     def name(self) -> str:
@@ -100,6 +104,9 @@ class Generator(Protocol):
 
     def read(self, prompts: Sequence[RagPrompt]) -> Reading:
         """Read prompts, to decode from; no gradients."""
+
+    def forget(self) -> None:
+        """Drop what was kept of prompts: the parameters have changed."""
 
     def logprobs(self, prompts: Sequence[RagPrompt], targets: Sequence[Sequence[int]]) -> Tensor:
         """log p(y_i | x, z, y_<i), (R, T) fp32, differentiable by the generator's parameters; 0 behind a target's end.

@@ -7,7 +7,6 @@ R prompts, N rows that decode, S tokens of a prompt, T of an answer, V vocabular
 """
 
 import copy
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from arriero.common.device import pick_device
 from arriero.common.errors import ArrieroError, FormatError, NotFoundError, require
 from arriero.generate.engine import evaluating
 from arriero.kernels.linear import Linear
+from arriero.model.staging import staged
 from arriero.rag.fit import cut_to_fit
 from arriero.rag.generator import RagDocument, RagPrompt
 from arriero.rag.quiet import quiet
@@ -78,13 +78,9 @@ class Seq2SeqGenerator:
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer as `transformers` reads them, whole or not at all."""
-        aside = folder.with_name(f".{folder.name}.part")
-        shutil.rmtree(aside, ignore_errors=True)
-        self.model.save_pretrained(aside)
-        self.tokenizer.save_pretrained(aside)
-        if folder.exists():
-            shutil.rmtree(folder)
-        aside.rename(folder)
+        with staged(folder) as aside:
+            self.model.save_pretrained(aside)
+            self.tokenizer.save_pretrained(aside)
 
     def forget(self) -> None:
         """Nothing is kept between prompts."""

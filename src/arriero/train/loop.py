@@ -147,17 +147,19 @@ class Loop(Generic[M, B]):
         store: Store | None = None,
         tidy: Callable[[], None] | None = None,
         halt: Callable[[StepResult], str | None] | None = None,
+        lr_factors: Mapping[str, float] | None = None,
     ) -> None:
         """A run before its first step.
 
         Args:
             tidy: is called after each step.
             halt: is asked after each step, on every rank alike; a text ends the run, and says why.
+            lr_factors: of the learning rate of parameters whose names begin so; 1 of the others.
         """
         self.model, self.batches, self.loss_function = model, batches, loss_function
         self.config, self.clip, self.peak, self.schedule = config, optimizer.clip, optimizer.lr, schedule
         self.layout, self.watcher, self.store, self.tidy, self.halt = layout, watcher, store, tidy, halt
-        self.optimizer = build_optimizer(model, optimizer)
+        self.optimizer = build_optimizer(model, optimizer, lr_factors)
         self.step = 0
         self.saved: int | None = None
         self.best: tuple[int, float] | None = None
@@ -205,7 +207,7 @@ class Loop(Generic[M, B]):
         started = time.perf_counter()
         lr = self.peak * self.schedule.factor(self.step, self.config.steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["factor"]
         total, count, metrics = self._accumulate()
         if count == 0:
             raise ArrieroError(f"step {self.step + 1}: no token of the batch has a loss; is everything masked?")

@@ -57,17 +57,28 @@ class TuningOptimizerConfig(OptimizerConfig):
         return OptimizerConfig(lr=self.usual[method] if self.lr is None else self.lr, **values)
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over the parameters that require gradients; only matrices decay."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def build_optimizer(
+    model: nn.Module, config: OptimizerConfig, factors: Mapping[str, float] | None = None
+) -> torch.optim.AdamW:
+    """AdamW over the parameters that require gradients; only matrices decay.
+
+    Args:
+        factors: of the learning rate of the parameters whose names begin so; 1 of all others. They are kept as
+            `factor` in the optimizer's groups, for whoever sets the rate.
+    """
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     if not trained:
         raise ArrieroError("the model has no parameter that requires gradients: nothing to train")
+    parts: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in trained:
+        factor = next((value for start, value in (factors or {}).items() if name.startswith(start)), 1.0)
+        parts.setdefault((factor, config.weight_decay if parameter.dim() >= 2 else 0.0), []).append(parameter)
     groups = [
-        {"params": [parameter for parameter in trained if parameter.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [parameter for parameter in trained if parameter.dim() < 2], "weight_decay": 0.0},
+        {"params": parameters, "weight_decay": decay, "factor": factor}
+        for (factor, decay), parameters in sorted(parts.items(), key=lambda part: (-part[0][0], -part[0][1]))
     ]
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        groups,
         lr=config.lr,
         betas=(config.beta1, config.beta2),
         eps=config.eps,
