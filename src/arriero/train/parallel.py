@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import HashStore  # type: ignore[attr-defined]
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
@@ -141,6 +141,16 @@ class Layout:
         self._shard(model)
         return model
 
+    def apply_whole(self, module: nn.Module) -> None:
+        """Any other module that learns beside the model, in place: one group of parameters, shared out by FSDP2."""
+        if self.plain:
+            module.to(self.device)
+            return
+        fully_shard(module, mesh=self._data_mesh, mp_policy=self._policy)
+        sharded = cast(FSDPModule, module)
+        sharded.set_gradient_divide_factor(1.0)
+        sharded.set_force_sum_reduction_for_comms(True)  # gloo knows no other
+
     def whole(self, model: Llama) -> Llama | None:
         """A copy of model, adapters and heads as they are now, fp32 and on the CPU, on the main process; else None."""
         return _copy(model, wanted=self.is_main)
@@ -199,13 +209,21 @@ class Layout:
         else:
             dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
 
-    def _shard(self, model: Llama) -> None:
-        """FSDP2, a group a block and one for embedding, last norm and output."""
-        mesh = self._mesh["replicate", "shard"] if self.config.replicate > 1 else self._mesh["shard"]
+    @property
+    def _data_mesh(self) -> DeviceMesh:
+        """The ranks that see different rows."""
+        return self._mesh["replicate", "shard"] if self.config.replicate > 1 else self._mesh["shard"]
+
+    @property
+    def _policy(self) -> MixedPrecisionPolicy:
         # inputs are not cast: the rotations are fp32 in every dtype
-        policy = MixedPrecisionPolicy(
+        return MixedPrecisionPolicy(
             param_dtype=self.dtype, reduce_dtype=torch.float32, output_dtype=None, cast_forward_inputs=False
         )
+
+    def _shard(self, model: Llama) -> None:
+        """FSDP2, a group a block and one for embedding, last norm and output."""
+        mesh, policy = self._data_mesh, self._policy
         keep_whole = self._mesh["shard"].size() == 1  # nothing to gain from dropping what nobody else holds
         for block in model.layers:
             fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=not keep_whole)

@@ -1,7 +1,7 @@
 """The learning rate over the steps: LLaMA's cosine (arXiv 2302.13971, section 2.3), or warm-up, stable, decay."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from arriero.common.errors import ArrieroError
@@ -27,6 +27,10 @@ class ScheduleConfig:
             raise ArrieroError(f"final_ratio: expected 0 to 1, got {self.final_ratio}")
         if not 0 < self.decay_share <= 1:
             raise ArrieroError(f"decay_share: expected a share above 0, up to 1, got {self.decay_share}")
+
+    def fitted(self, steps: int) -> "ScheduleConfig":
+        """With a warm-up of at most a tenth of the steps: short runs are usual in fine-tuning."""
+        return replace(self, warmup_steps=min(self.warmup_steps, steps // 10))
 
     def factor(self, step: int, steps: int) -> float:
         """Factor at `step`, from 0, of `steps`; a warm-up longer than that is cut to fit."""

@@ -45,7 +45,6 @@ from arriero.train.pretrain import next_token_loss, validate
 from arriero.train.run_facts import take_up
 from arriero.train.run_folder import RunFolder
 from arriero.train.run_log import RunLog
-from arriero.train.schedule import ScheduleConfig
 from arriero.train.sft_config import EpochsConfig, SftConfig
 from arriero.train.speaker import speaker
 from arriero.train.speed import release_freed_memory
@@ -159,7 +158,7 @@ def _train(folder: RunFolder, config: SftConfig, prepared: Prepared, layout: Lay
             next_token_loss,
             config=prepared.loop,
             optimizer=config.optim.resolve(config.method),
-            schedule=_schedule(config, prepared.loop.steps),
+            schedule=config.schedule.fitted(prepared.loop.steps),
             layout=layout,
             watcher=watcher,
             store=Checkpoints(folder.checkpoints, **dataclasses.asdict(config.checkpoints)),
@@ -291,11 +290,6 @@ def loop_config(training: EpochsConfig, units: int, rows: int, world: int) -> Lo
         keep_best=True,
         patience=training.patience,
     )
-
-
-def _schedule(config: SftConfig, steps: int) -> ScheduleConfig:
-    """The schedule, its warm-up at most a tenth of the steps: short runs are usual here."""
-    return dataclasses.replace(config.schedule, warmup_steps=min(config.schedule.warmup_steps, steps // 10))
 
 
 def _watcher(config: SftConfig, folder: RunFolder, model: Llama, prepared: Prepared, layout: Layout) -> RunWatcher:

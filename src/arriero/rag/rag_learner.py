@@ -1,0 +1,160 @@
+"""Query encoder and generator as one module that learns (Lewis et al., arXiv 2005.11401, section 2.4).
+
+Each question is encoded, its documents are looked up with the vector as it is now, and both models learn from
+−log p(y|x). The query encoder computes without dropout: what it is taught about is what it would find.
+
+B questions, k documents, D vector size.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from arriero.generate.engine import evaluating
+from arriero.model.config import LlamaConfig
+from arriero.rag.collapse import RetrievalState, retrieval_state
+from arriero.rag.decode import DecodingConfig, RagAnswer, RagKind, decode
+from arriero.rag.generator import Generator, RagDocument
+from arriero.rag.llama_generator import LlamaGenerator
+from arriero.rag.marginal import document_prior
+from arriero.rag.passage_bank import Found, PassageBank
+from arriero.rag.qa_metrics import holds_answer
+from arriero.rag.questions import Question
+from arriero.rag.rag_batches import RagBatch
+from arriero.rag.rag_loss import Retrieved, document_scores, marginal_nll
+from arriero.rag.tower import TowerModel
+from arriero.train.loop import Loss
+
+
+@dataclass(frozen=True)
+class GeneratorShape:
+    """What a run's diary says of an encoder-decoder."""
+
+    kind: str
+    vocab_size: int
+    dim: int
+    tied_embeddings: bool
+
+
+class RagLearner(nn.Module):
+    """What learns: the query tower, unless it is frozen, and the generator."""
+
+    def __init__(
+        self, generator: Generator, tower: TowerModel, bank: PassageBank, *, kind: RagKind, k: int, scale: float
+    ) -> None:
+        super().__init__()
+        self.reader, self.tower, self.bank = generator, tower, bank
+        self.kind, self.k, self.scale = kind, k, scale
+        self.generator, self.query = generator.model, tower.network
+
+    @property
+    def config(self) -> LlamaConfig | GeneratorShape:
+        """The generator's shape."""
+        if isinstance(self.reader, LlamaGenerator):
+            return self.reader.model.config
+        shape: Any = self.generator.config
+        return GeneratorShape(shape.model_type, shape.vocab_size, shape.hidden_size, shape.tie_word_embeddings)
+
+    @property
+    def n_params(self) -> int:
+        """The generator's parameters, without adapters."""
+        if isinstance(self.reader, LlamaGenerator):
+            return self.reader.model.n_params
+        return sum(parameter.numel() for parameter in self.generator.parameters())
+
+    def train(self, mode: bool = True) -> "RagLearner":
+        """As `nn.Module`'s, but for the query tower."""
+        super().train(mode)
+        self.query.eval()
+        return self
+
+    def forward(self, batch: RagBatch) -> tuple[Tensor, Found]:
+        """−log p(y|x) (B,) of a batch, and what was found for it."""
+        queries = self.embed([question.question for question in batch.questions])  # (B, D)
+        found = self.find(batch.questions, queries)
+        scores = document_scores(queries, found.vectors.to(queries.device), self.scale)  # (B, k)
+        prompts = [
+            [self.reader.prompt(question.question, document, reserve=len(target)) for document in documents]
+            for question, documents, target in zip(batch.questions, found.documents, batch.targets, strict=True)
+        ]
+        retrieved = Retrieved(prompts, found.vectors, found.present)
+        return marginal_nll(self.reader, self.kind, scores, retrieved, batch.targets), found
+
+    def embed(self, questions: Sequence[str]) -> Tensor:
+        """q(x), (B, D), with gradients where the tower learns."""
+        return self.tower.embed(questions, self.tower.tower.query_prompt)
+
+    def find(self, questions: Sequence[Question], queries: Tensor) -> Found:
+        """The documents of some queries (B, D)."""
+        return self.bank.find([each.question for each in questions], queries.detach().float().cpu().numpy(), self.k)
+
+    @torch.no_grad()
+    def look_up(self, questions: Sequence[Question]) -> Found:
+        """What questions find now."""
+        return self.find(questions, self.embed([each.question for each in questions]))
+
+    def answer(self, questions: Sequence[Question], max_tokens: int) -> list[RagAnswer]:
+        """Answers as the models are now, greedy."""
+        self.reader.forget()
+        documents = [
+            [RagDocument(text=each.text, score=self.scale * each.score, title=each.title) for each in own]
+            for own in self.look_up(questions).documents
+        ]
+        config = DecodingConfig(kind=self.kind, decoding="greedy", max_tokens=max_tokens)
+        return decode(self.reader, [each.question for each in questions], documents, config)
+
+    def state(self, questions: Sequence[Question], before: Sequence[Sequence[int]]) -> RetrievalState:
+        """How retrieval does for some questions, whose documents before the training had these ids."""
+        found = self.look_up(questions)
+        scores = [[self.scale * document.score for document in own] for own in found.documents]
+        priors = [torch.tensor(own).softmax(0).tolist() for own in scores]
+        return retrieval_state(found_ids(found), priors, before)
+
+
+def found_ids(found: Found) -> list[list[int]]:
+    """The ids of what was found."""
+    return [[document.passage_id or 0 for document in own] for own in found.documents]
+
+
+def rag_loss(learner: RagLearner, batch: RagBatch) -> Loss:
+    """The loss of a micro-batch, each question counting once, and what retrieval came to."""
+    nll, found = learner(batch)  # (B,)
+    if not batch.counts:
+        return Loss(0 * nll.sum(), 0, {"unique_documents": 0, "prior_entropy": 0, "answer_found": 0})
+    scores = torch.tensor([[learner.scale * each.score for each in own] for own in _filled(found)])  # (B, k)
+    prior = document_prior(scores, found.present)  # (B, k)
+    entropy = -torch.where(found.present, prior.exp() * prior, 0.0).sum()
+    right = [
+        any(holds_answer(document.text, question.answers) for document in own)
+        for question, own in zip(batch.questions, found.documents, strict=True)
+    ]
+    ids = {number for own in found_ids(found) for number in own}
+    metrics: dict[str, float | Tensor] = {"unique_documents": len(ids), "prior_entropy": entropy, "answer_found": sum(right)}
+    return Loss(nll.sum(), len(nll), metrics)
+
+
+def _filled(found: Found) -> list[list[RagDocument]]:
+    """Lists of equal length: empty places repeat a document."""
+    most = found.present.shape[1]
+    return [own + own[-1:] * (most - len(own)) for own in found.documents]
+
+
+@torch.no_grad()
+def measure(learner: RagLearner, batches: Sequence[RagBatch], add_up: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    """Mean −log p(y|x) over held-out questions, and the share that found a document with the answer.
+
+    Args:
+        batches: this rank's, as many as every other's.
+        add_up: sums over the ranks.
+    """
+    sums = torch.zeros(3, dtype=torch.float64)
+    with evaluating(learner):
+        for batch in batches:
+            loss = rag_loss(learner, batch)
+            own = [float(loss.total), float(loss.metrics["answer_found"]), float(loss.count)]
+            sums += torch.tensor(own, dtype=torch.float64)
+    total, right, count = add_up(sums.to(next(learner.parameters()).device)).tolist()
+    return {"loss": total / count, "answer_found": right / count, "questions": int(count)}
