@@ -24,6 +24,7 @@ COMMANDS: dict[str, Command] = {
     "rag ask": Command("arriero.cli.rag_ask:ask", "Answer a question from a collection, with citations"),
     "rag chat": Command("arriero.cli.rag_ask:chat", "Talk about a collection, with citations"),
     "rag watch": Command("arriero.cli.rag:watch", "Keep a collection equal to its folders as files change"),
+    "rag train": Command("arriero.cli.rag_train:train", "Train query encoder and generator together, on questions"),
     "corpus run": Command("arriero.cli.corpus:run", "Turn raw dumps into clean, deduplicated documents"),
     "corpus train-lm": Command("arriero.cli.corpus_models:train_lm", "Train the language model that judges web pages"),
     "corpus train-classifier": Command(

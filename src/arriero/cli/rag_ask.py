@@ -5,7 +5,8 @@ import textwrap
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from arriero.cli.collection import CollectionConfig, open_collection
 from arriero.cli.conversation import Commands, Talk
@@ -13,6 +14,7 @@ from arriero.cli.engine import EngineConfig, load_engine
 from arriero.cli.interrupt import stoppable
 from arriero.cli.options import positional
 from arriero.cli.output import console, note, print_json, printable, read_text
+from arriero.common.errors import ArrieroError
 from arriero.rag.answer import Answer, AnswerConfig, stream_answer
 from arriero.rag.citations import without_markers
 from arriero.rag.prompt import Turn
@@ -45,6 +47,19 @@ class AskConfig(TalkConfig):
 
     question: str | None = positional("QUESTION", default=None)
     """The question; without it, or as `-`, it is read from standard input."""
+    mode: Literal["chat", "sequence", "token"] | None = None
+    """chat: the model reads all passages side by side; sequence, token: RAG-Sequence and RAG-Token, which read each
+    passage alone and weigh them. Default: chat, and with --rag what that was trained as."""
+    rag: Path | None = None
+    """Folder of a RAG model that `arriero rag train` made."""
+    decoding: Literal["thorough", "fast", "beam", "greedy", "sample"] | None = None
+    """RAG-Sequence: thorough (default), fast, greedy; RAG-Token: beam (default), greedy, sample."""
+    beams: int = 4
+    """Breadth of the search for an answer by RAG's models."""
+    num_return: int = 1
+    """Answers of RAG's models to show, best first."""
+    picture: Path | None = None
+    """Also write a page here that shows which passage each word of the answer leans on (sequence, token)."""
 
 
 def ask(config: AskConfig) -> int:
@@ -54,11 +69,23 @@ def ask(config: AskConfig) -> int:
     or section, and the words that support it. What no passage supports is said to be so. When the documents hold
     nothing near the question, they are not made to answer it.
 
+    With --mode sequence or token the answer is one of the paper's models (Lewis et al. 2020): short, and with the share
+    of it that rests on each passage.
+
     Examples:
       arriero rag ask "When does the contract end?"
       arriero rag ask "Who signed it?" --filter document=contract.pdf --json
+      arriero rag ask "Who signed it?" --mode token --k 8 --picture why.html
+      arriero rag ask "Who signed it?" --rag runs/support/rag --decoding fast
     """
     question = read_text(config.question).removesuffix("\n")
+    if config.rag is not None or config.mode in ("sequence", "token"):
+        from arriero.cli.rag_marginal import ask_marginally
+
+        return ask_marginally(config, question)
+    if config.decoding is not None or config.picture is not None:
+        option = "--picture" if config.decoding is None else "--decoding"
+        raise ArrieroError(f"{option} is for RAG's own models: expected --mode sequence or token, or --rag, beside it")
     with open_collection(config) as collection:
         engine = load_engine(config)
         stop = threading.Event()

@@ -24,6 +24,9 @@ from arriero.rag.search import Hit, Mode
 
 REFUSAL = "The documents do not answer this question."
 
+PASSAGES = 4
+"""Retrieved for a question where nothing else is asked for."""
+
 REFUSAL_SCORE = 0.33
 """Of the best passage's inner product with the question (all-MiniLM-L6-v2). Below it fall 2% of XQuAD's 925 questions
 to their own documents and none of 48 about Python to Python's reference; and 97% and 92% of them to the other
@@ -38,18 +41,18 @@ def _sampling() -> SamplingConfig:
 class AnswerConfig:
     """How questions are answered."""
 
-    k: int = 4
-    """Passages that are retrieved."""
+    k: int | None = None
+    """Passages that are retrieved; default: 4, or what a RAG model was trained with."""
     sentences: int = 2
     """Sentences of them, nearest to the question, that the model reads; 0 = the passages whole, for larger models."""
-    mode: Mode = "hybrid"
+    retrieval: Mode = "hybrid"
     """dense (meaning), bm25 (words), or hybrid (both, fused by rank)."""
     threshold: float = REFUSAL_SCORE
     """Refuse when no passage's inner product with the question reaches this; -1 never refuses."""
     sampling: SamplingConfig = field(default_factory=_sampling)
 
     def __post_init__(self) -> None:
-        if self.k < 1:
+        if self.k is not None and self.k < 1:
             raise ArrieroError(f"k must be at least 1, not {self.k}")
         if self.sentences < 0:
             raise ArrieroError(f"sentences must be 0 (passages whole) or above, not {self.sentences}")
@@ -182,8 +185,10 @@ def retrieve(
     and of the two lists the one with the nearer best passage is taken.
     """
     queries = [question, *(f"{turn.question} {question}" for turn in history[-1:])]
-    tried = [collection.search(query, k=config.k, mode=config.mode, filters=filters) for query in queries]
-    if filters and not tried[0] and config.mode != "bm25":  # no passage at all is left to compare with
+    tried = [
+        collection.search(query, k=config.k or PASSAGES, mode=config.retrieval, filters=filters) for query in queries
+    ]
+    if filters and not tried[0] and config.retrieval != "bm25":  # no passage at all is left to compare with
         wanted = ", ".join(f"{key}={value}" for key, value in filters.items())
         raise NotFoundError(f"no document matches {wanted}: `arriero rag list` shows names and notes")
     best = max(range(len(tried)), key=lambda at: max((hit.dense for hit in tried[at]), default=-1.0))

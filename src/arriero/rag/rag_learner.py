@@ -132,7 +132,11 @@ def rag_loss(learner: RagLearner, batch: RagBatch) -> Loss:
         for question, own in zip(batch.questions, found.documents, strict=True)
     ]
     ids = {number for own in found_ids(found) for number in own}
-    metrics: dict[str, float | Tensor] = {"unique_documents": len(ids), "prior_entropy": entropy, "answer_found": sum(right)}
+    metrics: dict[str, float | Tensor] = {
+        "unique_documents": len(ids),
+        "prior_entropy": entropy,
+        "answer_found": sum(right),
+    }
     return Loss(nll.sum(), len(nll), metrics)
 
 
