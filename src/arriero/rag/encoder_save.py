@@ -10,9 +10,11 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import nn
 
+from arriero.common.errors import require
 from arriero.model.staging import staged
 from arriero.rag.encoder import Encoder
 from arriero.rag.encoder_folder import PASSAGES_NOTE, read_json
+from arriero.rag.quiet import quiet
 from arriero.rag.tower import TowerModel
 
 _MODULES = "sentence_transformers.models."
@@ -38,12 +40,14 @@ def save_query_encoder(encoder: Encoder, folder: Path) -> None:
 
 
 def _save_tower(model: TowerModel, folder: Path) -> None:
+    transformers = require("transformers", extra="rag", purpose="writing encoders")
     folder.mkdir(parents=True, exist_ok=True)
-    model.tokenizer.save_pretrained(str(folder))
-    if model.tower.kind == "dpr":
-        _save_dpr(model, folder)
-        return
-    model.network.transformer.save_pretrained(str(folder))
+    with quiet(transformers):
+        model.tokenizer.save_pretrained(str(folder))
+        if model.tower.kind == "dpr":
+            _save_dpr(model, folder)
+            return
+        model.network.transformer.save_pretrained(str(folder))
     _save_modules(model, folder)
 
 

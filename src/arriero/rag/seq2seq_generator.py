@@ -78,7 +78,8 @@ class Seq2SeqGenerator:
 
     def save(self, folder: Path) -> None:
         """Write model and tokenizer as `transformers` reads them, whole or not at all."""
-        with staged(folder) as aside:
+        transformers = require("transformers", extra="rag", purpose="writing encoder-decoders")
+        with staged(folder) as aside, quiet(transformers):
             self.model.save_pretrained(aside)
             self.tokenizer.save_pretrained(aside)
 
