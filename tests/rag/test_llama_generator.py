@@ -171,6 +171,18 @@ def test_prompts_of_unlike_lengths_read_together_as_each_alone(generator):
         torch.testing.assert_close(generator.read([prompt]).first[0], together[row], atol=1e-4, rtol=1e-4)
 
 
+def test_a_short_document_with_a_long_question_reads_beside_a_long_one_with_a_short_question(generator):
+    prompts = [
+        generator.prompt("Why? " * 20, RagDocument(text="Short.", score=0.0), reserve=8),
+        generator.prompt("Why?", RagDocument(text="A long document. " * 8, score=0.0), reserve=8),
+    ]
+    together = generator.read(prompts).first
+    for row, prompt in enumerate(prompts):
+        with torch.no_grad():
+            alone = generator.model(torch.tensor([prompt.ids]))[0, -1]
+        torch.testing.assert_close(together[row], alone, atol=1e-4, rtol=1e-4)
+
+
 def test_steps_and_changes_of_rows_give_the_logits_of_the_whole_text(generator):
     prompts = prompts_of(generator)
     state = generator.read(prompts).start([0, 0, 1, 2], 6)

@@ -25,6 +25,7 @@ COMMANDS: dict[str, Command] = {
     "rag chat": Command("arriero.cli.rag_ask:chat", "Talk about a collection, with citations"),
     "rag watch": Command("arriero.cli.rag:watch", "Keep a collection equal to its folders as files change"),
     "rag train": Command("arriero.cli.rag_train:train", "Train query encoder and generator together, on questions"),
+    "rag evaluate": Command("arriero.cli.rag_evaluate:evaluate", "Measure RAG on questions, beside its baselines"),
     "corpus run": Command("arriero.cli.corpus:run", "Turn raw dumps into clean, deduplicated documents"),
     "corpus train-lm": Command("arriero.cli.corpus_models:train_lm", "Train the language model that judges web pages"),
     "corpus train-classifier": Command(

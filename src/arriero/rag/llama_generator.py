@@ -121,8 +121,9 @@ class LlamaGenerator:
     def read(self, prompts: Sequence[RagPrompt]) -> "LlamaReading":
         """As `Generator.read`; beginnings that are kept, or that prompts share, are read once."""
         adapter = self._adapter
-        cache = self._room(len(prompts), max(len(prompt.ids) for prompt in prompts))
         heads = [(adapter, prompt.ids[: min(prompt.shared, len(prompt.ids) - 1)]) for prompt in prompts]
+        rest = [prompt.ids[len(ids) :] for prompt, (_, ids) in zip(prompts, heads, strict=True)]
+        cache = self._room(len(prompts), max(len(ids) for _, ids in heads) + max(map(len, rest)))
         rows: dict[tuple[str, tuple[int, ...]], list[int]] = {}
         for row, key in enumerate(heads):
             rows.setdefault(key, []).append(row)
@@ -137,7 +138,6 @@ class LlamaGenerator:
                 for place, key in enumerate(group):
                     cache.adopt(read, place, rows[key])
                     self.kept.put(key, read.select([place], max_len=len(key[1])))
-            rest = [prompt.ids[len(ids) :] for prompt, (_, ids) in zip(prompts, heads, strict=True)]
             return LlamaReading(self, cache, self._logits_after(rest, cache))
 
     def logprobs(self, prompts: Sequence[RagPrompt], targets: Sequence[Sequence[int]]) -> Tensor:
