@@ -16,10 +16,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from arriero.align.journal import Row, fill, write_rows
 from arriero.align.prompts import Prompt, read_prompts
 from arriero.align.scoring import Scorer, load_scorer
 from arriero.common.errors import ArrieroError, FormatError, did_you_mean
+from arriero.common.journal import Row, fill, write_rows
 from arriero.common.seeds import seed_of
 from arriero.generate.engine import Completion, Engine, Request, SamplingConfig
 from arriero.model.source import DEFAULT_MODEL, load_model

@@ -25,9 +25,9 @@ from arriero.align.instructions import (
     draw_instruction,
     read_constraints,
 )
-from arriero.align.journal import Row, fill, write_rows
 from arriero.align.questions import draw_questions
 from arriero.common.errors import ArrieroError, FormatError
+from arriero.common.journal import Row, fill, write_rows
 from arriero.generate.engine import Engine, SamplingConfig
 from arriero.model.source import DEFAULT_MODEL, load_model
 from arriero.train.examples import read_examples

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from arriero.align.journal import fill, write_rows
 from arriero.common.errors import FormatError
+from arriero.common.journal import fill, write_rows
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from arriero.align.journal import fill
+from arriero.common.journal import fill
 
 def make(numbers):
     if numbers.start == 6:
