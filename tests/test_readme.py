@@ -48,3 +48,6 @@ def test_every_arriero_command_of_the_readme_runs(tmp_path, smollm2_gguf, minilm
             command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
         )
         assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+        if command == "arriero quickstart":
+            assert "[1] python/topics/" in result.stdout
+            assert "arriero rag add PATH" in result.stdout

@@ -39,6 +39,3 @@ def test_three_questions_are_answered_rightly_and_cited(run, monkeypatch, tmp_pa
         assert answer["grounded"] == "full"
         assert answer["citations"]
         assert again["text"] == answer["text"]
-    shown = run("quickstart").out
-    assert "[1] python/topics/" in shown
-    assert "arriero rag add PATH" in shown

@@ -62,7 +62,8 @@ def test_after_kill_9_the_losses_are_those_of_an_uninterrupted_run_bit_for_bit(t
     assert resumed.last == uninterrupted.last
 
 
-@pytest.mark.parametrize("saved", ["tensor", pytest.param("replicate", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("saved", ["tensor", "replicate"])
 def test_what_4_ranks_saved_is_resumed_on_1_and_2(saved: str, tmp_path: Path) -> None:
     """Each of the resumed runs ends with a checkpoint of its own layout, from which the next goes on."""
     folder = tmp_path / "checkpoints"

@@ -20,6 +20,7 @@ HALVES = {Kind.Q2_K: [80, 82], Kind.Q3_K: [108], Kind.Q4_K: [0, 2], Kind.Q5_K: [
 
 
 @torch.no_grad()
+@pytest.mark.slow
 @pytest.mark.weights
 def test_smollm2_gives_the_logits_of_transformers(smollm2_gguf):
     pytest.importorskip("accelerate", reason="transformers reads GGUF only with accelerate installed")
