@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,12 +12,14 @@ import pytest
 import torch
 
 from arriero.common.errors import ArrieroError, FormatError, NotFoundError
+from arriero.rag import collapse
 from arriero.rag.collection import Collection
 from arriero.rag.decode import DecodingConfig, decode
 from arriero.rag.encoder import load_encoder, load_query_encoder
 from arriero.rag.rag_model import MANIFEST, load_rag
 from arriero.rag.rag_train import RAG, build_learner, open_collection, prepare_rag, train_rag
 from arriero.rag.retrieve import documents_for
+from arriero.train.watch import RunWatcher
 from tests.rag.rag_room import TOWNS, config_for, write_room
 from tests.train.tuning import diary, losses
 
@@ -31,11 +35,11 @@ def room(tmp_path_factory) -> Path:
 def test_the_loss_falls_and_the_model_is_read_again(room, tmp_path, kind, method):
     lr = 1e-2 if method == "lora" else 3e-3
     config = config_for(
-        room, kind=kind, method=method, optim={"lr": lr}, training={"steps": 30, "validate_every": 30, "batch": 6}
+        room, kind=kind, method=method, optim={"lr": lr}, training={"steps": 15, "validate_every": 15, "batch": 6}
     )
     assert train_rag(tmp_path / "run", config) == "finished"
     steps = losses(tmp_path / "run")
-    assert np.mean([steps[n] for n in (28, 29, 30)]) < steps[1] - 1
+    assert np.mean([steps[n] for n in (13, 14, 15)]) < steps[1] - 1
     model = load_rag(tmp_path / "run" / RAG, device="cpu")
     assert (model.kind, model.k, model.scale, model.encoder) == (kind, 3, 20.0, None)
     (tmp_path / "run" / RAG).rename(tmp_path / "moved")
@@ -57,9 +61,9 @@ def test_what_is_exported_is_what_was_trained(room, tmp_path):
     assert change > 1e-4
     validations = diary(tmp_path / "run", "validation")
     assert [line["step"] for line in validations] == [0, 2, 4]
-    assert {"loss", "answer_found", "retrieval_distinct", "retrieval_entropy", "retrieval_kept"} <= validations[
-        0
-    ].keys()
+    retrieval = {"retrieval_distinct", "retrieval_entropy", "retrieval_kept"}
+    assert {"loss", "answer_found", "exact_match", "f1"} | retrieval <= validations[0].keys()
+    assert len(diary(tmp_path / "run", "sample")) == 3 * 2
     assert validations[0]["retrieval_kept"] == 1
     step = diary(tmp_path / "run", "step")[0]
     assert 0 < step["prior_entropy"] <= math.log(3) + 1e-6
@@ -86,6 +90,48 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(room, tmp_path):
     for name in ("generator/adapter_model.safetensors", "query_encoder/model.safetensors"):
         whole, parts = ((tmp_path / run / RAG / name).read_bytes() for run in ("whole", "parts"))
         assert whole == parts
+
+
+def test_passages_encoded_anew_are_the_same_ones_after_a_stop(room, tmp_path, monkeypatch):
+    config = config_for(room, retrieval={"reencode_every": 2}, training={"steps": 5})
+    train_rag(tmp_path / "whole", config)
+    for stop in (2, 3):  # at the step when passages are encoded anew, and after it
+        run = tmp_path / f"stopped{stop}"
+        with monkeypatch.context() as patch:
+            interrupt_after(patch, stop)
+            assert train_rag(run, config) == "interrupted"
+        assert train_rag(run, config) == "finished"
+        assert losses(run) == losses(tmp_path / "whole")
+
+
+def interrupt_after(patch: pytest.MonkeyPatch, step: int) -> None:
+    """Ctrl-C once a step is written down."""
+    whole = RunWatcher.on_step
+
+    def on_step(self, result) -> None:
+        whole(self, result)
+        if result.step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    patch.setattr(RunWatcher, "on_step", on_step)
+
+
+def test_a_longer_run_writes_the_model_again(room, tmp_path):
+    config = config_for(room, training={"steps": 2})
+    train_rag(tmp_path / "run", config)
+    before = (tmp_path / "run" / RAG / "query_encoder" / "model.safetensors").read_bytes()
+    longer = replace(config, training=replace(config.training, steps=6))
+    assert train_rag(tmp_path / "run", longer, allow=("training.steps",)) == "finished"
+    assert (tmp_path / "run" / RAG / "query_encoder" / "model.safetensors").read_bytes() != before
+    assert load_rag(tmp_path / "run" / RAG, device="cpu").k == 3
+
+
+def test_questions_that_come_to_find_the_same_are_told(room, tmp_path, monkeypatch):
+    monkeypatch.setattr(collapse, "_LEAST_DISTINCT", 2.0)  # twice as many as before would be a collapse too
+    train_rag(tmp_path / "run", config_for(room, questions={"eval_share": 0.0}))
+    events = [line for line in diary(tmp_path / "run", "event") if line["event"] == "warning"]
+    assert [line["step"] for line in events] == [0, 2, 4]
+    assert "retrieval collapses: questions find" in events[0]["detail"]
 
 
 def test_micro_batches_are_parts_of_one_step(room, tmp_path):

@@ -2,7 +2,8 @@
 
 End-to-end training may teach the query encoder to ask for the same documents whatever the question, after which the
 generator learns to ignore them (Lewis et al., arXiv 2005.11401, appendix D, saw it on some tasks). A fixed set of
-questions is asked before and during the training.
+questions is asked before and during the training. What raises the alarm is that questions come to share documents; a
+p(z|x) that grows sharp, and documents other than before, are what success looks like too, and are only written down.
 """
 
 import math

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from arriero.generate.engine import evaluating
 from arriero.model.config import LlamaConfig
@@ -43,12 +44,32 @@ class RagLearner(nn.Module):
     """What learns: the query tower, unless it is frozen, and the generator."""
 
     def __init__(
-        self, generator: Generator, tower: TowerModel, bank: PassageBank, *, kind: RagKind, k: int, scale: float
+        self,
+        generator: Generator,
+        tower: TowerModel,
+        bank: PassageBank,
+        *,
+        kind: RagKind,
+        k: int,
+        scale: float,
+        passages: TowerModel | None = None,
     ) -> None:
+        """Put the parts together.
+
+        Args:
+            generator: answers.
+            tower: encodes questions.
+            bank: finds documents.
+            kind: RAG-Sequence or RAG-Token.
+            k: documents of each question.
+            scale: length of the query vectors.
+            passages: a second copy of `tower`, where passages are encoded anew: as it was when that was last done.
+        """
         super().__init__()
-        self.reader, self.tower, self.bank = generator, tower, bank
+        self.reader, self.tower, self.bank, self.passages = generator, tower, bank, passages
         self.kind, self.k, self.scale = kind, k, scale
         self.generator, self.query = generator.model, tower.network
+        self.indexed = None if passages is None else passages.network.requires_grad_(False)
 
     @property
     def config(self) -> LlamaConfig | GeneratorShape:
@@ -66,9 +87,11 @@ class RagLearner(nn.Module):
         return sum(parameter.numel() for parameter in self.generator.parameters())
 
     def train(self, mode: bool = True) -> "RagLearner":
-        """As `nn.Module`'s, but for the query tower."""
+        """As `nn.Module`'s, but for the towers."""
         super().train(mode)
         self.query.eval()
+        if self.indexed is not None:
+            self.indexed.eval()
         return self
 
     def forward(self, batch: RagBatch) -> tuple[Tensor, Found]:
@@ -96,15 +119,26 @@ class RagLearner(nn.Module):
         """What questions find now."""
         return self.find(questions, self.embed([each.question for each in questions]))
 
-    def answer(self, questions: Sequence[Question], max_tokens: int) -> list[RagAnswer]:
-        """Answers as the models are now, greedy."""
-        self.reader.forget()
+    @torch.no_grad()
+    def reencode(self, *, renew: bool) -> None:
+        """Encode all passages by the query tower as it is now, or else as it was when that was last done."""
+        assert self.passages is not None
+        assert self.indexed is not None
+        if renew:
+            for kept, now in zip(self.indexed.parameters(), self.query.parameters(), strict=True):
+                kept.copy_(now.full_tensor() if isinstance(now, DTensor) else now)
+        encode, prompt = self.passages.encode, self.tower.tower.passage_prompt
+        self.bank.reencode(lambda texts: encode(texts, prompt))
+
+    def answer(self, questions: Sequence[Question], max_tokens: int, reader: Generator) -> list[RagAnswer]:
+        """Greedy answers as the models are now, by the generator or a copy of it."""
+        reader.forget()
         documents = [
             [RagDocument(text=each.text, score=self.scale * each.score, title=each.title) for each in own]
             for own in self.look_up(questions).documents
         ]
         config = DecodingConfig(kind=self.kind, decoding="greedy", max_tokens=max_tokens)
-        return decode(self.reader, [each.question for each in questions], documents, config)
+        return decode(reader, [each.question for each in questions], documents, config)
 
     def state(self, questions: Sequence[Question], before: Sequence[Sequence[int]]) -> RetrievalState:
         """How retrieval does for some questions, whose documents before the training had these ids."""

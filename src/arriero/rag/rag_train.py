@@ -6,6 +6,7 @@ step with the lowest held-out loss.
 """
 
 import dataclasses
+import statistics
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,15 +25,18 @@ from arriero.rag.collapse import collapse_alarm
 from arriero.rag.collection import Collection
 from arriero.rag.encoder import Encoder
 from arriero.rag.encoder_save import save_encoder, save_query_encoder
+from arriero.rag.generator import Generator
 from arriero.rag.generators import is_encoder_decoder
 from arriero.rag.llama_generator import LlamaGenerator
 from arriero.rag.passage_bank import PassageBank
+from arriero.rag.qa_metrics import exact_match, f1
 from arriero.rag.questions import Question, read_questions, split_questions
 from arriero.rag.rag_batches import RagBatches, evaluation_batches
 from arriero.rag.rag_config import RagTrainConfig
 from arriero.rag.rag_learner import RagLearner, found_ids, measure, rag_loss
 from arriero.rag.rag_model import ENCODER, GENERATOR, MANIFEST, QUERY_ENCODER, write_manifest
 from arriero.rag.seq2seq_generator import Seq2SeqGenerator
+from arriero.rag.tower import TowerModel
 from arriero.train.carbon import EnergyMeter
 from arriero.train.checkpoint import (
     Checkpoints,
@@ -57,8 +61,8 @@ RAG = "rag"
 """The folder, in the run's, of what was trained."""
 _PROBED = 64
 """Questions by which retrieval is watched."""
-_SHOWN, _ANSWER_TOKENS = 3, 24
-"""Held-out questions that are answered at each evaluation, and the most tokens of an answer."""
+_ANSWERED, _SHOWN, _ANSWER_TOKENS = 16, 3, 24
+"""Held-out questions that are answered at each evaluation, those of them that are shown, an answer's most tokens."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,15 @@ def build_learner(config: RagTrainConfig, collection: Collection) -> tuple[RagLe
         generator = LlamaGenerator(model, loaded.tokenizer, name=loaded.name, context=loaded.context)
     tower.network.requires_grad_(not retrieval.freeze_retriever)
     scale = encoder.scale if retrieval.scale is None else retrieval.scale
-    learner = RagLearner(generator, tower, PassageBank(collection), kind=config.kind, k=retrieval.k, scale=scale)
+    learner = RagLearner(
+        generator,
+        tower,
+        PassageBank(collection),
+        kind=config.kind,
+        k=retrieval.k,
+        scale=scale,
+        passages=TowerModel(tower.tower, "cpu") if retrieval.reencode_every else None,
+    )
     return learner, encoder, loaded
 
 
@@ -201,8 +213,9 @@ def _train(
         )
         facts = {"method": config.method, "base": config.model, "rag": config.kind, "k": config.retrieval.k}
         resumed = take_up(loop, folder, config, watcher.log, batch_tokens=None, **facts)
-        if resumed and config.retrieval.reencode_every:
-            _reencode(learner)
+        every = config.retrieval.reencode_every
+        if resumed and 0 < every <= loop.step:
+            learner.reencode(renew=loop.step % every == 0)  # checkpoints are written before that is done
         if not resumed:
             watcher.on_validation(0)  # what the models were before
         end = loop.run()
@@ -223,6 +236,8 @@ def _lay_out(prepared: PreparedRag, config: RagTrainConfig, layout: Layout) -> R
         learner.query.to(layout.device)
     else:
         layout.apply_whole(learner.query)
+    if learner.indexed is not None:
+        learner.indexed.to(layout.device)
     return learner
 
 
@@ -254,48 +269,56 @@ def _tidy(config: RagTrainConfig, learner: RagLearner, step: int) -> None:
     release_freed_memory()
     every = config.retrieval.reencode_every
     if every and step % every == 0:
-        _reencode(learner)
-
-
-def _reencode(learner: RagLearner) -> None:
-    tower = learner.tower
-    learner.bank.reencode(lambda texts: tower.encode(texts, tower.tower.passage_prompt))
+        learner.reencode(renew=True)
 
 
 class _Watcher(RunWatcher):
-    """Measures the held-out loss and retrieval, and says where that collapses."""
+    """Measures the held-out loss, answers and retrieval, and says where that collapses."""
 
     def __init__(self, config: RagTrainConfig, folder: RunFolder, prepared: PreparedRag, layout: Layout) -> None:
         learner, held_out = prepared.learner, prepared.held_out
+        self.learner, self.layout = learner, layout
         self.probe = (held_out or prepared.training)[:_PROBED]
         self.before = found_ids(learner.look_up(self.probe))
         self.was = self.now = learner.state(self.probe, self.before)
         split = {"rows": prepared.micro_rows, "rank": layout.data_rank, "world": layout.data_world}
         batches = list(evaluation_batches(held_out, prepared.targets(held_out), **split))
 
+        self.asked, self.answers = held_out[:_ANSWERED], list[str]()
+
         def validate() -> dict[str, float]:
-            self.now = learner.state(self.probe, self.before)
-            return measure(learner, batches, layout.sum) | self.now.to_dict()
+            return measure(learner, batches, layout.sum) | self._answer() | self.now.to_dict()
 
         super().__init__(
             RunLog(folder.path, config.trackers) if layout.is_main else None,
             Pace(steps=prepared.loop.steps, batch_tokens=None, flops_per_token=0.0, peak_flops=None),
             meter=EnergyMeter(devices=layout.world) if layout.is_main else None,
             validate=validate if held_out else None,
-            sample=(lambda: _speak(learner, held_out[:_SHOWN])) if held_out and layout.plain else None,
+            sample=lambda: [(each.question, said) for each, said in zip(self.asked, self.answers, strict=True)][
+                :_SHOWN
+            ],
         )
 
     def on_validation(self, step: int) -> float | None:
         """As `RunWatcher`'s, and the alarm."""
+        self.now = self.learner.state(self.probe, self.before)
         loss = super().on_validation(step)
         if alarm := collapse_alarm(self.now, self.was):
             self.on_event(step, "warning", alarm)
         return loss
 
-
-def _speak(learner: RagLearner, questions: Sequence[Question]) -> list[tuple[str, str]]:
-    """What the models answer now."""
-    return [(answer.question, answer.best.text) for answer in learner.answer(questions, _ANSWER_TOKENS)]
+    def _answer(self) -> dict[str, float]:
+        """Answer some questions, on every rank alike, and see how right that is."""
+        reader: Generator = self.learner.reader
+        if isinstance(reader, LlamaGenerator):
+            model = self.layout.replica(reader.model)
+            reader = LlamaGenerator(model, reader.tokenizer, name=reader.name, context=reader.context)
+        self.answers = [answer.best.text for answer in self.learner.answer(self.asked, _ANSWER_TOKENS, reader)]
+        pairs = [(said, question.answers) for said, question in zip(self.answers, self.asked, strict=True)]
+        return {
+            "exact_match": statistics.fmean(exact_match(*pair) for pair in pairs),
+            "f1": statistics.fmean(f1(*pair) for pair in pairs),
+        }
 
 
 def _trained_sides(config: RagTrainConfig) -> Literal["none", "query", "both"]:

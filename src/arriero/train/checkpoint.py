@@ -34,8 +34,8 @@ from arriero.train.parallel import hold_parts
 
 MANIFEST = "checkpoint.json"
 PART = ".part"
-GUESTS = re.compile(r".*\.adapters\.|heads\.")
-"""How the name of every parameter of an adapter or a head begins."""
+GUESTS = re.compile(r".*\.adapters\.|heads\.|indexed\.")
+"""How names of parameters begin that are kept though frozen: of adapters, of heads, of what an index was made with."""
 FILE_BYTES = 2**30
 """About the size of a file: what is in one is in memory twice while it is written."""
 _FORMAT = {"format": "arriero-checkpoint", "version": 1}
@@ -194,8 +194,7 @@ class Checkpoints:
 def gather_state(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, not copied: parameters and, by parameter, AdamW's state.
 
-    Of a frozen base with adapters and heads, these alone. A parameter that has had no step yet gets the state that it
-    would begin with.
+    Of what is frozen, `GUESTS` alone. A parameter that has had no step yet gets the state that it would begin with.
     """
     hold_parts(model)
     state: dict[str, Tensor] = {}

@@ -21,7 +21,7 @@ from arriero.train.run_log import RunLog
 
 QUIET_SECONDS = 10.0
 """Between lines where the error stream is no terminal."""
-_TOLD = {"loss": 4, "perplexity": 2, "accuracy": 3}
+_TOLD = {"loss": 4, "perplexity": 2, "accuracy": 3, "exact_match": 3}
 """What is said of a validation, and with how many decimals."""
 
 
