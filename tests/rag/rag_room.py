@@ -1,6 +1,6 @@
 """What tests of RAG's training share: a tiny encoder, documents about towns, questions, and a program to be started.
 
-python -m tests.rag.rag_room '{"run": …, "room": …, "changes": {…}}'
+python -m tests.rag.rag_room '[{"run": …, "room": …, "changes": {…}}, …]'
 """
 
 import json
@@ -19,6 +19,7 @@ from arriero.rag.questions import Question, write_questions
 from arriero.rag.rag_config import QuestionsConfig, RagOptimizerConfig, RagTrainConfig, RetrievalConfig
 from arriero.rag.rag_train import train_rag
 from arriero.train.keep import KeepConfig
+from arriero.train.parallel import Layout
 from arriero.train.sft_config import EpochsConfig
 from tests.train.tuning import write_base
 
@@ -32,8 +33,7 @@ def write_encoder(folder: Path, *, normalise: bool = True) -> Path:
     torch.manual_seed(0)
     shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
     model = transformers.BertModel(transformers.BertConfig(vocab_size=len(_WORDS), max_position_embeddings=64, **shape))
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
+    torch.nn.init.normal_(model.embeddings.word_embeddings.weight)
     model.save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(_WORDS))
     transformers.BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
@@ -98,7 +98,14 @@ def config_for(room: Path, **changes: Any) -> RagTrainConfig:
     return config
 
 
-if __name__ == "__main__":
-    asked = json.loads(sys.argv[1])
+def _main(runs: list[dict[str, Any]]) -> None:
     torch.set_num_threads(1)
-    print(train_rag(Path(asked["run"]), config_for(Path(asked["room"]), **asked.get("changes", {}))))
+    Layout.close = lambda self: None  # type: ignore[method-assign]  # the runs share their processes
+    for run in runs:
+        print(train_rag(Path(run["run"]), config_for(Path(run["room"]), **run["changes"])), flush=True)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    _main(json.loads(sys.argv[1]))

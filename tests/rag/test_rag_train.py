@@ -142,6 +142,17 @@ def test_micro_batches_are_parts_of_one_step(room, tmp_path):
     assert one == pytest.approx(four, abs=1e-4)
 
 
+@pytest.mark.slow
+def test_bfloat16_is_for_the_generator_alone(room, tmp_path):
+    config = config_for(room, dtype="bfloat16", training={"steps": 2})
+    train_rag(tmp_path / "half", config)
+    train_rag(tmp_path / "whole", replace(config, dtype="float32"))
+    half, whole = (diary(tmp_path / run, "step")[0] for run in ("half", "whole"))
+    assert half["prior_entropy"] == pytest.approx(whole["prior_entropy"], abs=1e-6)
+    assert half["loss"] == pytest.approx(whole["loss"], rel=1e-2)
+    assert half["loss"] != whole["loss"]
+
+
 def test_learning_rates_are_separate(room, tmp_path):
     config = config_for(room, retriever_lr=1e-12, training={"steps": 2})
     train_rag(tmp_path / "run", config)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from arriero.common.errors import ArrieroError
 from arriero.train.optimizer import OptimizerConfig, build_optimizer, scale_gradients
-from arriero.train.parallel import Layout
+from arriero.train.parallel import Layout, hold_parts
 from arriero.train.schedule import ScheduleConfig
 
 
@@ -159,6 +159,7 @@ class Loop(Generic[M, B]):
         self.model, self.batches, self.loss_function = model, batches, loss_function
         self.config, self.clip, self.peak, self.schedule = config, optimizer.clip, optimizer.lr, schedule
         self.layout, self.watcher, self.store, self.tidy, self.halt = layout, watcher, store, tidy, halt
+        hold_parts(model)  # a forward pass before may have left whole copies, which an optimizer must not take
         self.optimizer = build_optimizer(model, optimizer, lr_factors)
         self.step = 0
         self.saved: int | None = None

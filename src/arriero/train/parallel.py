@@ -142,11 +142,11 @@ class Layout:
         return model
 
     def apply_whole(self, module: nn.Module) -> None:
-        """Any other module that learns beside the model, in place: one group of parameters, shared out by FSDP2."""
+        """A small module that learns beside the model, in place and in fp32: one group of parameters, by FSDP2."""
         if self.plain:
             module.to(self.device)
             return
-        fully_shard(module, mesh=self._data_mesh, mp_policy=self._policy)
+        fully_shard(module, mesh=self._data_mesh, mp_policy=MixedPrecisionPolicy(cast_forward_inputs=False))
         sharded = cast(FSDPModule, module)
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)  # gloo knows no other
