@@ -24,6 +24,10 @@ COMMANDS: dict[str, Command] = {
     "rag ask": Command("arriero.cli.rag_ask:ask", "Answer a question from a collection, with citations"),
     "rag chat": Command("arriero.cli.rag_ask:chat", "Talk about a collection, with citations"),
     "rag watch": Command("arriero.cli.rag:watch", "Keep a collection equal to its folders as files change"),
+    "rag retriever": Command("arriero.cli.rag_retriever:retriever", "Train what finds passages, on questions"),
+    "rag reencode": Command(
+        "arriero.cli.rag_retriever:reencode", "Encode a collection's passages with another encoder"
+    ),
     "rag train": Command("arriero.cli.rag_train:train", "Train query encoder and generator together, on questions"),
     "rag evaluate": Command("arriero.cli.rag_evaluate:evaluate", "Measure RAG on questions, beside its baselines"),
     "corpus run": Command("arriero.cli.corpus:run", "Turn raw dumps into clean, deduplicated documents"),

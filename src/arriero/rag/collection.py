@@ -15,10 +15,10 @@ from arriero.common.errors import ArrieroError, NotFoundError, did_you_mean
 from arriero.common.lock import hold_lock
 from arriero.parsers.document import Document
 from arriero.rag.chunk import ChunkConfig
-from arriero.rag.contracts import TextEncoder, Vectors
-from arriero.rag.encoder_binding import bind_encoder
+from arriero.rag.contracts import Advance, TextEncoder, Vectors
+from arriero.rag.encoder_binding import bind_encoder, encoder_settings
 from arriero.rag.ingest import Ingest, IngestReport, ProgressCallback, describe_chunking, read_chunking
-from arriero.rag.live_index import LiveIndex
+from arriero.rag.live_index import TOKENS, LiveIndex
 from arriero.rag.search import Hit, Mode, check_request, find
 from arriero.rag.sources import SourceFile, is_under, locate, place, same_name, source_files
 from arriero.rag.store import FILE_NAME, DocumentInfo, Store
@@ -221,6 +221,28 @@ class Collection:
                 self.store.delete(doomed)
             self._save_index()
             return list(doomed)
+
+    def reencode(self, encoder: TextEncoder | str | Path, advance: Advance | None = None) -> int:
+        """Encode all passages anew with another encoder, which then is the collection's; returns how many.
+
+        The old vectors stay until all new ones are there, and go in one step.
+
+        Args:
+            encoder: an encoder, its folder or its name.
+            advance: told how many more passages are done.
+        """
+        from arriero.rag.encoder import load_encoder  # brings torch
+
+        fresh = load_encoder(encoder, device=self._device) if isinstance(encoder, str | Path) else encoder
+        with self._writing():
+            ids = self.store.passage_ids()
+            rows = self.store.passages(ids.tolist())
+            vectors = fresh.encode_passages([rows[number][0].text for number in ids.tolist()], advance)
+            settings = encoder_settings(encoder, fresh, self.folder)
+            self.store.replace_vectors(ids, vectors, **settings, **{TOKENS: "[]"})
+            self._index, self._encoder, self._asked_encoder = None, fresh, None
+            self._save_index()
+        return len(ids)
 
     def list(self) -> Documents:
         """All documents, by name."""

@@ -48,16 +48,21 @@ def bind_encoder(
     return load_query_encoder(query_encoder, encoder)
 
 
+def encoder_settings(asked: TextEncoder | str | Path, encoder: TextEncoder, folder: Path) -> dict[str, str]:
+    """What a store keeps of the encoder that its vectors come from."""
+    return {
+        "encoder_fingerprint": encoder.fingerprint,
+        "encoder_name": encoder.name,
+        "encoder_hint": _hint(asked, folder),
+        "dim": str(encoder.dim),
+    }
+
+
 def _check_fingerprint(store: Store, folder: Path, asked: TextEncoder | str | Path, encoder: TextEncoder) -> None:
     """Note the first encoder of a store, and refuse any other."""
     stored = store.setting("encoder_fingerprint")
     if stored is None:
-        store.set_settings(
-            encoder_fingerprint=encoder.fingerprint,
-            encoder_name=encoder.name,
-            encoder_hint=_hint(asked, folder),
-            dim=str(encoder.dim),
-        )
+        store.set_settings(**encoder_settings(asked, encoder, folder))
     elif stored != encoder.fingerprint:
         name = store.setting("encoder_name")
         raise ArrieroError(

@@ -16,7 +16,8 @@ from arriero.common.errors import ArrieroError
 from arriero.rag.index import HNSW_FROM, FaissIndex
 from arriero.rag.store import Store
 
-_TOKENS = "index_tokens"
+TOKENS = "index_tokens"
+"""The store's setting of which snapshots are to be trusted."""
 
 
 class LiveIndex:
@@ -54,7 +55,7 @@ class LiveIndex:
         assert self._index is not None
         self._index = index = self._index.settled()
         token = secrets.token_hex(8)
-        self._store.set_settings(**{_TOKENS: json.dumps([*self._tokens()[-1:], token])})
+        self._store.set_settings(**{TOKENS: json.dumps([*self._tokens()[-1:], token])})
         try:
             index.save(self._path, generation=self._generation, token=token)
         except OSError as error:
@@ -83,5 +84,5 @@ class LiveIndex:
             index.add(ids, vectors)
 
     def _tokens(self) -> list[str]:
-        tokens: list[str] = json.loads(self._store.setting(_TOKENS) or "[]")
+        tokens: list[str] = json.loads(self._store.setting(TOKENS) or "[]")
         return tokens

@@ -206,6 +206,21 @@ class Store:
                 self._put_passage(document, passage, vector)
             self._raise_generation()
 
+    def replace_vectors(self, ids: Ids, vectors: Vectors, **settings: str) -> None:
+        """Give all passages other vectors, with the settings that go with them, in one transaction.
+
+        Args:
+            ids: (N,) of every passage that there is.
+            vectors: (N, dim) fp32.
+            settings: of the encoder that they come from.
+        """
+        with self.write():
+            assert len(ids) == self.passage_count()
+            rows = ((vector.astype("<f4").tobytes(), int(number)) for number, vector in zip(ids, vectors, strict=True))
+            self._db.executemany("UPDATE vectors SET vector = ? WHERE passage_id = ?", rows)
+            self.set_settings(**settings)
+            self._raise_generation()
+
     def set_given(self, name: str, given: Mapping[str, str]) -> None:
         """Add the user's metadata to a document whose content stays."""
         with self.write():
