@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from arriero.rag.collection import Collection
 from arriero.rag.decode import DecodingConfig, decode
 from arriero.rag.encoder import load_encoder, load_query_encoder
 from arriero.rag.rag_model import MANIFEST, load_rag
-from arriero.rag.rag_train import RAG, build_learner, open_collection, prepare_rag, train_rag
+from arriero.rag.rag_train import RAG, build_learner, open_collection, prepare_rag, spread, train_rag
 from arriero.rag.retrieve import documents_for
 from arriero.train.watch import RunWatcher
 from tests.rag.rag_room import TOWNS, config_for, write_room
@@ -43,6 +44,8 @@ def test_the_loss_falls_and_the_model_is_read_again(room, tmp_path, kind, method
     model = load_rag(tmp_path / "run" / RAG, device="cpu")
     assert (model.kind, model.k, model.scale, model.encoder) == (kind, 3, 20.0, None)
     (tmp_path / "run" / RAG).rename(tmp_path / "moved")
+    for file in (tmp_path / "moved").rglob("*.json"):
+        assert not re.search(r'"(/|[A-Z]:)[^"]*pytest', file.read_text()), file
     model = load_rag(tmp_path / "moved", model=str(room / "base"), device="cpu")
     with Collection.open(room / "documents", query_encoder=model.query_encoder, device="cpu") as collection:
         questions = [f"who is the mayor of {town}?" for town in TOWNS[:3]]
@@ -114,6 +117,12 @@ def interrupt_after(patch: pytest.MonkeyPatch, step: int) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
     patch.setattr(RunWatcher, "on_step", on_step)
+
+
+def test_questions_are_chosen_from_all_places():
+    assert spread(list(range(10)), 3) == [0, 3, 6]
+    assert spread(list(range(2)), 3) == [0, 1]
+    assert spread([], 3) == []
 
 
 def test_a_longer_run_writes_the_model_again(room, tmp_path):

@@ -25,12 +25,15 @@ def open_adapter(folder: Path, model: str | None = None) -> tuple[LoadedModel, s
 
 
 @torch.no_grad()
-def export_peft(loaded: LoadedModel, name: str, target: Path, base: str, *, quantised: str = "none") -> None:
+def export_peft(
+    loaded: LoadedModel, name: str, target: Path, base: str, *, quantised: str = "none", told: str | None = None
+) -> None:
     """Write one of a model's adapters as PEFT's folder, with the tokenizer.
 
     Args:
         base: the model source that the adapter is for.
         quantised: to what the base was quantised while the adapter was trained.
+        told: what the folder calls the base; by default its source.
 
     Raises:
         ArrieroError: read back, it makes another model.
@@ -39,7 +42,7 @@ def export_peft(loaded: LoadedModel, name: str, target: Path, base: str, *, quan
     adapters.activate(name)
     with staged(target) as written, atomic_folder(written) as folder:
         head = SCORE if SCORE in loaded.model.heads else None
-        save_peft(loaded.model, name, folder, base=base, quantised=quantised, head=head)
+        save_peft(loaded.model, name, folder, base=told or base, quantised=quantised, head=head)
         loaded.tokenizer.save(folder)
         again = load_model(base, device="cpu", dtype="float32")
         load_peft(again.model, folder, name, base=again.name)

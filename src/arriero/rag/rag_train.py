@@ -278,25 +278,23 @@ class _Watcher(RunWatcher):
     def __init__(self, config: RagTrainConfig, folder: RunFolder, prepared: PreparedRag, layout: Layout) -> None:
         learner, held_out = prepared.learner, prepared.held_out
         self.learner, self.layout = learner, layout
-        self.probe = (held_out or prepared.training)[:_PROBED]
+        self.probe = spread(held_out or prepared.training, _PROBED)
         self.before = found_ids(learner.look_up(self.probe))
         self.was = self.now = learner.state(self.probe, self.before)
         split = {"rows": prepared.micro_rows, "rank": layout.data_rank, "world": layout.data_world}
         batches = list(evaluation_batches(held_out, prepared.targets(held_out), **split))
-
-        self.asked, self.answers = held_out[:_ANSWERED], list[str]()
+        self.asked, self.answers = spread(held_out, _ANSWERED), list[str]()
 
         def validate() -> dict[str, float]:
             return measure(learner, batches, layout.sum) | self._answer() | self.now.to_dict()
 
+        tokens = round(config.training.batch * prepared.question_tokens)
         super().__init__(
             RunLog(folder.path, config.trackers) if layout.is_main else None,
-            Pace(steps=prepared.loop.steps, batch_tokens=None, flops_per_token=0.0, peak_flops=None),
+            Pace(steps=prepared.loop.steps, batch_tokens=tokens, flops_per_token=0.0, peak_flops=None),
             meter=EnergyMeter(devices=layout.world) if layout.is_main else None,
             validate=validate if held_out else None,
-            sample=lambda: [(each.question, said) for each, said in zip(self.asked, self.answers, strict=True)][
-                :_SHOWN
-            ],
+            sample=self._show_answers if held_out else None,
         )
 
     def on_validation(self, step: int) -> float | None:
@@ -320,6 +318,15 @@ class _Watcher(RunWatcher):
             "f1": statistics.fmean(f1(*pair) for pair in pairs),
         }
 
+    def _show_answers(self) -> list[tuple[str, str]]:
+        return [(each.question, said) for each, said in zip(self.asked, self.answers, strict=True)][:_SHOWN]
+
+
+def spread(questions: Sequence[Question], count: int) -> list[Question]:
+    """At most `count` questions, evenly from all of them: neighbours are about the same document."""
+    chosen = min(count, len(questions))
+    return [questions[n * len(questions) // chosen] for n in range(chosen)]
+
 
 def _trained_sides(config: RagTrainConfig) -> Literal["none", "query", "both"]:
     """Which sides of the encoder are no longer the collection's own."""
@@ -339,10 +346,12 @@ def _export(folder: RunFolder, config: RagTrainConfig, prepared: PreparedRag, ch
         load_state(checkpoint, gather_state(learner, None))
         aside.mkdir()
         learner.eval()
+        base = name_base(config.model) if config.method == "lora" else None
         if isinstance(learner.reader, Seq2SeqGenerator):
             learner.reader.save(aside / GENERATOR)
-        elif loaded is not None and config.method == "lora":
-            export_peft(loaded, ADAPTER, aside / GENERATOR, name_base(config.model), quantised=config.quantise)
+        elif loaded is not None and base is not None:
+            told = Path(base).name if Path(base).exists() else base  # where it lies is told by the manifest
+            export_peft(loaded, ADAPTER, aside / GENERATOR, base, quantised=config.quantise, told=told)
         elif loaded is not None:
             save_with_tokenizer(loaded.model, loaded.tokenizer, aside / GENERATOR, dtype=torch.float32)
         sides = _trained_sides(config)
@@ -350,7 +359,6 @@ def _export(folder: RunFolder, config: RagTrainConfig, prepared: PreparedRag, ch
             save_encoder(encoder, aside / ENCODER)
         elif sides == "query":
             save_query_encoder(encoder, aside / QUERY_ENCODER)
-        base = name_base(config.model) if config.method == "lora" else None
         write_manifest(
             aside, kind=config.kind, k=config.retrieval.k, scale=learner.scale, base=base, sides=sides, place=target
         )

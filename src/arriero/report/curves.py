@@ -16,8 +16,13 @@ _ANSWERS = (
     ("entropy", "Entropy", "nats a token"),
     ("length", "Length of answers", "tokens"),
     ("eos_share", "Answers that end", "share"),
+    ("exact_match", "Exact match", "share of the answers"),
+    ("answer_found", "A document with the answer is found", "share of the questions"),
+    ("retrieval_distinct", "Distinct documents", "by all that are retrieved"),
+    ("retrieval_entropy", "Entropy of p(z|x)", "nats a question"),
+    ("retrieval_kept", "Documents that were found before the training too", "share"),
 )
-"""What PPO tells of its answers: names in the diary, titles, units."""
+"""What PPO and RAG's training tell of answers and documents: names in the diary, titles, units."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +58,7 @@ class Chart:
 def charts(runs: Sequence[Run]) -> list[Chart]:
     """All drawings that there are numbers for."""
     made = [
-        _chart("Loss", "nats a token", _losses(runs), runs),
+        _chart("Loss", f"nats a {'question' if 'rag' in runs[0].start else 'token'}", _losses(runs), runs),
         *(_chart(title, unit, _answered(runs, name), runs) for name, title, unit in _ANSWERS),
         *(_chart(name.removeprefix("watch/"), "score", _answered(runs, name), runs) for name in _watched(runs)),
         _chart("Learning rate", "", _each(runs, "lr"), runs, from_zero=True),
@@ -91,7 +96,7 @@ def _losses(runs: Sequence[Run]) -> list[Curve]:
 
 
 def _answered(runs: Sequence[Run], name: str) -> list[Curve]:
-    """A number of PPO's answers: those it learns from, and those to held-out prompts."""
+    """A number of the answers: those learnt from, and those to held-out prompts."""
     curves = []
     for colour, run in enumerate(runs):
         label = "training" if len(runs) == 1 else f"{run.name}: training"

@@ -216,8 +216,10 @@ def facts(run: Run) -> dict[str, Any]:
     layout = {name: ways for name, ways in named(start, "layout").items() if isinstance(ways, int) and ways > 1}
     versions = ", ".join(f"{name} {version}" for name, version in named(start, "versions").items())
     tuned = {"base": start["base"], "what learns": start.get("method")} if "base" in start else {}
+    rag = {"RAG": f"{start['rag']}, {start.get('k')} documents a question"} if "rag" in start else {}
     return {
         **tuned,
+        **rag,
         "parameters": number(start, "n_params"),
         "parameters that learn": number(start, "n_params_trained"),
         "without embeddings": number(start, "n_params_without_embeddings"),
