@@ -17,11 +17,16 @@ from arriero.rag import collapse
 from arriero.rag.collection import Collection
 from arriero.rag.decode import DecodingConfig, decode
 from arriero.rag.encoder import load_encoder, load_query_encoder
+from arriero.rag.generators import load_generator
 from arriero.rag.rag_model import MANIFEST, load_rag
 from arriero.rag.rag_train import RAG, build_learner, open_collection, prepare_rag, spread, train_rag
 from arriero.rag.retrieve import documents_for
+from arriero.rag.seq2seq_generator import Seq2SeqGenerator
+from arriero.report.curves import charts
+from arriero.report.run import read_run
 from arriero.train.watch import RunWatcher
 from tests.rag.rag_room import TOWNS, config_for, write_room
+from tests.rag.test_seq2seq_generator import make, words
 from tests.train.tuning import diary, losses
 
 pytest.importorskip("transformers")
@@ -71,6 +76,32 @@ def test_what_is_exported_is_what_was_trained(room, tmp_path):
     step = diary(tmp_path / "run", "step")[0]
     assert 0 < step["prior_entropy"] <= math.log(3) + 1e-6
     assert step["unique_documents"] > 0
+
+
+@pytest.mark.parametrize("kind", ["bart", "t5"])
+def test_an_encoder_decoder_learns_with_all_its_weights(room, tmp_path, kind):
+    model = make(kind)
+    model.config.update({"dropout": 0.0, "dropout_rate": 0.0})  # as BART and T5 call it
+    model.save_pretrained(tmp_path / "base")
+    words().save_pretrained(tmp_path / "base")
+    changes = {"optim": {"lr": 1e-3}, "training": {"steps": 8, "batch": 6, "validate_every": 8}}
+    config = config_for(room, model=str(tmp_path / "base"), method="full", **changes)
+    assert train_rag(tmp_path / "run", config) == "finished"
+    steps = losses(tmp_path / "run")
+    assert steps[8] < steps[1] - 1
+    trained = load_rag(tmp_path / "run" / RAG, device="cpu").generator
+    assert isinstance(trained, Seq2SeqGenerator)
+    before = load_generator(str(tmp_path / "base"), device="cpu").model.state_dict()
+    assert max((tensor - before[name]).abs().max() for name, tensor in trained.model.state_dict().items()) > 1e-3
+    with pytest.raises(ArrieroError, match="give --method full"):
+        train_rag(tmp_path / "other", replace(config, method="lora"))
+
+
+def test_the_report_shows_what_retrieval_came_to(room, tmp_path):
+    train_rag(tmp_path / "run", config_for(room, training={"steps": 2}))
+    shown = {chart.title: chart.unit for chart in charts([read_run(tmp_path / "run")])}
+    assert shown["Loss"] == "nats a question"
+    assert {"Exact match", "Distinct documents", "Entropy of p(z|x)"} <= shown.keys()
 
 
 def test_a_frozen_retriever_stays_and_only_the_generator_learns(room, tmp_path):
