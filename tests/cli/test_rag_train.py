@@ -107,6 +107,7 @@ def test_an_untrained_model_answers_by_either_kind(run, room):
         (("--mode", "chat"), "takes no --rag"),
         (("--decoding", "beam"), "RAG-Sequence takes thorough, fast, greedy"),
         (("--adapter", "x"), "leave --adapter out"),
+        (("--query-encoder", "x"), "leave --query-encoder out"),
         (("--collection", "absent"), "no collection in absent"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 
 from arriero.common.errors import ArrieroError, NotFoundError
 from arriero.rag.decode import DecodingConfig
-from arriero.rag.marginal_answer import ask_marginal
+from arriero.rag.marginal_answer import ask_marginal, nearest_sentence, token_texts
 from tests.rag.toy_generator import ToyGenerator
 
 CONFIG = DecodingConfig(max_tokens=3, num_return=2)
@@ -32,7 +32,75 @@ def test_citations_are_ordered_by_the_posterior_and_sum_to_one(asked):
     assert all(citation.quote and citation.place for citation in answer.citations)
     assert 0 <= answer.faithfulness <= 1
     plain = json.loads(json.dumps(answer.to_dict()))
-    assert plain["hypotheses"][0]["token_posterior"]
+    best = plain["hypotheses"][0]
+    assert len(best["token_posterior"]) == len(best["tokens"]) == len(best["ids"])
+    assert plain["mode"] == "sequence"
+
+
+def test_citations_say_where_their_passage_was_found_and_where_their_quote_is(asked):
+    answer = asked(k=4)
+    assert sorted(citation.rank for citation in answer.citations) == [1, 2, 3, 4]
+    for citation in answer.citations:
+        passage = answer.passages[citation.rank - 1]
+        assert (passage.passage_id, passage.passage.place) == (citation.passage_id, citation.place)
+        assert citation.posterior == answer.rag.best.posterior[citation.rank - 1]
+        start, end = citation.span
+        assert " ".join(passage.passage.text[start:end].split()) == citation.quote
+
+
+def test_an_answer_that_is_cut_off_is_told_from_one_that_ends(asked):
+    ends = {asked(decoding=DecodingConfig(max_tokens=most)).rag.best.ids[-1:] for most in (1, 2, 9)}
+    assert (0,) in ends  # the stop token
+    for most in (1, 2, 9):
+        answer = asked(decoding=DecodingConfig(max_tokens=most))
+        assert (answer.finish_reason == "stop") == (answer.rag.best.ids[-1] == 0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "quoted"),
+    [
+        ("1943", "He died in 1943."),
+        ("He was dead by the year 1943", "He died in 1943."),  # not word for word
+        ("in New York", "Tesla lived in New York hotels."),
+        ("", "Tesla lived in New York hotels."),  # nearest to the question
+        ("nothing of it", "Tesla lived in New York hotels."),
+    ],
+)
+def test_the_quote_is_the_sentence_that_says_the_answer(answer, quoted):
+    text = "Marconi won. He died in 1943. Tesla lived in New York hotels. Tesla was tall."
+    start, end = nearest_sentence(text, answer, "Where did Tesla live?")
+    assert text[start:end] == quoted
+
+
+def test_chinese_is_quoted_by_sentence():
+    text = "黑豹队丢了 308 分。夏季剧院从 1870 年到 1939 年运营。它在花园里。"
+    start, end = nearest_sentence(text, "1870 年到 1939 年", "多长时间？")
+    assert text[start:end] == "夏季剧院从 1870 年到 1939 年运营。"
+
+
+class Bytes:
+    """A token a byte."""
+
+    def pieces(self, ids):
+        return [bytes([token]).decode(errors="replace") for token in ids]
+
+    def text(self, ids):
+        return bytes(ids).decode(errors="replace")
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("a夏é", ["a", "\ufffd", "\ufffd", "夏", "\ufffd", "é"]),
+        ("🦙", ["\ufffd", "\ufffd", "\ufffd", "🦙"]),
+        (b"\x80\x80\x80\x80\x80a", [*["\ufffd"] * 5, "a"]),  # no character at all
+        (b"\xe5\xa4", ["\ufffd", "\ufffd"]),  # cut off within one
+        ("", []),
+    ],
+)
+def test_a_character_of_several_tokens_stands_at_its_last(said, shown):
+    raw = said.encode() if isinstance(said, str) else said
+    assert token_texts(Bytes(), list(raw)) == tuple(shown)
 
 
 @pytest.mark.parametrize("k", [1, 2, 50])
@@ -47,6 +115,7 @@ def test_as_many_documents_as_asked_for_take_part_and_no_more_than_there_are(ask
 def test_a_question_that_nothing_is_near_to_is_refused(asked):
     answer = asked("zebra quantum xylophone", threshold=0.9)
     assert answer.refused
+    assert answer.finish_reason == "refused"
     assert (answer.citations, answer.rag, answer.faithfulness) == ((), None, 0)
     assert answer.to_dict()["hypotheses"] == []
 

@@ -4,9 +4,12 @@ import sys
 import textwrap
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from rich.padding import Padding
+from rich.text import Text
 
 from arriero.cli.collection import CollectionConfig, open_collection
 from arriero.cli.conversation import Commands, Talk
@@ -38,15 +41,6 @@ class TalkConfig(CollectionConfig, EngineConfig):
 
     filter: dict[str, str] | None = None
     """Only documents with this metadata; `document=NAME` is one document."""
-    answer: AnswerConfig = field(default_factory=AnswerConfig)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AskConfig(TalkConfig):
-    """One question."""
-
-    question: str | None = positional("QUESTION", default=None)
-    """The question; without it, or as `-`, it is read from standard input."""
     mode: Literal["chat", "sequence", "token"] | None = None
     """chat: the model reads all passages side by side; sequence, token: RAG-Sequence and RAG-Token, which read each
     passage alone and weigh them. Default: chat, and with --rag what that was trained as."""
@@ -55,11 +49,40 @@ class AskConfig(TalkConfig):
     decoding: Literal["thorough", "fast", "beam", "greedy", "sample"] | None = None
     """RAG-Sequence: thorough (default), fast, greedy; RAG-Token: beam (default), greedy, sample."""
     beams: int = 4
-    """Breadth of the search for an answer by RAG's models."""
+    """Breadth of the search for an answer (sequence, token)."""
+    show_posterior: bool = False
+    """Also show which passage each token of the answer leans on (sequence, token)."""
+    answer: AnswerConfig = field(default_factory=AnswerConfig)
+
+    @property
+    def marginal(self) -> bool:
+        """Whether one of the paper's models answers."""
+        return self.rag is not None or self.mode in ("sequence", "token")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskConfig(TalkConfig):
+    """One question."""
+
+    question: str | None = positional("QUESTION", default=None)
+    """The question; without it, or as `-`, it is read from standard input."""
     num_return: int = 1
-    """Answers of RAG's models to show, best first."""
+    """Answers to show, best first (sequence, token)."""
     picture: Path | None = None
-    """Also write a page here that shows which passage each word of the answer leans on (sequence, token)."""
+    """Also write a page here: which passage each token of the answer leans on, and what it says (sequence, token)."""
+
+
+_OF_MODELS = ("decoding", "beams", "show_posterior", "num_return", "picture")
+"""Options that the chat has no use for."""
+
+
+def _check_chat(config: TalkConfig) -> None:
+    for each in fields(config):
+        if each.name in _OF_MODELS and getattr(config, each.name) != each.default:
+            flag = "--" + each.name.replace("_", "-")
+            raise ArrieroError(
+                f"{flag} is for RAG's own models: expected --mode sequence or token, or --rag, beside it"
+            )
 
 
 def ask(config: AskConfig) -> int:
@@ -75,17 +98,15 @@ def ask(config: AskConfig) -> int:
     Examples:
       arriero rag ask "When does the contract end?"
       arriero rag ask "Who signed it?" --filter document=contract.pdf --json
-      arriero rag ask "Who signed it?" --mode token --k 8 --picture why.html
+      arriero rag ask "Who signed it?" --mode token --k 8 --show-posterior --picture why.html
       arriero rag ask "Who signed it?" --rag runs/support/rag --decoding fast
     """
     question = read_text(config.question).removesuffix("\n")
-    if config.rag is not None or config.mode in ("sequence", "token"):
+    if config.marginal:
         from arriero.cli.rag_marginal import ask_marginally
 
         return ask_marginally(config, question)
-    if config.decoding is not None or config.picture is not None:
-        option = "--picture" if config.decoding is None else "--decoding"
-        raise ArrieroError(f"{option} is for RAG's own models: expected --mode sequence or token, or --rag, beside it")
+    _check_chat(config)
     with open_collection(config) as collection:
         engine = load_engine(config)
         stop = threading.Event()
@@ -98,9 +119,13 @@ def ask(config: AskConfig) -> int:
 def chat(config: TalkConfig) -> int:
     """Talk about a collection's documents: each line is a question, answered with citations as by `rag ask`.
 
-    A follow-up such as "And when?" is understood with the question before it. Ctrl-C stops the answer and not the
-    program; Ctrl-D, or Ctrl-C twice at the prompt, leaves.
+    A follow-up such as "And when?" is understood with the question before it; by the paper's models (--mode sequence or
+    token, or --rag) each question stands alone. Ctrl-C stops the answer and not the program; Ctrl-D, or Ctrl-C twice at
+    the prompt, leaves.
     """
+    if config.marginal:
+        return _talk_marginally(config)
+    _check_chat(config)
     with open_collection(config) as collection:
         session = Session(collection, load_engine(config), config)
         commands: Commands = {
@@ -108,6 +133,21 @@ def chat(config: TalkConfig) -> int:
             "/passages": ("show what the model was given for the last answer", session.show_passages),
         }
         Talk(session.reply, f"Talking about {config.collection} with {config.model}.", commands).run()
+    return 0
+
+
+def _talk_marginally(config: TalkConfig) -> int:
+    from arriero.cli.rag_marginal import MarginalSession, open_asker
+
+    with open_asker(config) as asker:
+        session = MarginalSession(asker, config)
+        commands: Commands = {
+            "/posterior": ("show which passage each token of the last answer leans on", session.show_posterior)
+        }
+        kind = f"RAG-{asker.decoding.kind.capitalize()}"
+        Talk(
+            session.reply, f"Talking about {config.collection} with {kind} over {asker.generator.name}.", commands
+        ).run()
     return 0
 
 
@@ -173,7 +213,7 @@ def show_sources(answer: Answer) -> None:
     for citation in answer.citations:
         out.print()
         out.print(f"[{citation.number}] {printable(citation.place)}", style="bold", markup=False)
-        out.print(f"    “{' '.join(printable(citation.quote).split())}”", style="dim", markup=False)
+        out.print(quoted(citation.quote))
     if answer.finish_reason == "length":
         note("(ended at --max-tokens)")
     if answer.refused:
@@ -189,5 +229,10 @@ def show_sources(answer: Answer) -> None:
         out.print(doubt, style="yellow", markup=False)
         for hit in answer.passages if answer.grounded == "none" else ():
             out.print(f"\n    {printable(hit.passage.place)}", style="bold", markup=False)
-            words = textwrap.shorten(printable(hit.passage.text), MOST_SHOWN, placeholder=" …")
-            out.print(f"    “{words}”", style="dim", markup=False)
+            words = textwrap.shorten(hit.passage.text, MOST_SHOWN, placeholder=" …")
+            out.print(quoted(words))
+
+
+def quoted(words: str) -> Padding:
+    """A passage's words below its place, set in."""
+    return Padding(Text(f"“{' '.join(printable(words).split())}”", style="dim"), (0, 0, 0, 4), expand=False)

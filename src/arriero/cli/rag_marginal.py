@@ -1,71 +1,121 @@
-"""`arriero rag ask --mode sequence|token`: answers of the paper's models, and the passages that they rest on."""
+"""`arriero rag ask|chat --mode sequence|token`: answers of the paper's models, and the passages that they rest on."""
 
 import dataclasses
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.text import Text
+
 from arriero.cli.collection import open_collection
 from arriero.cli.engine import DEFAULT_MODEL
+from arriero.cli.interrupt import interruptible
 from arriero.cli.output import console, note, print_json, printable
+from arriero.cli.rag_ask import quoted
 from arriero.common.errors import ArrieroError
 
 if TYPE_CHECKING:
-    from arriero.cli.rag_ask import AskConfig
+    from arriero.cli.rag_ask import AskConfig, TalkConfig
+    from arriero.rag.collection import Collection
     from arriero.rag.decode import DecodingConfig, RagKind
     from arriero.rag.generator import Generator
     from arriero.rag.marginal_answer import MarginalAnswer
     from arriero.rag.rag_model import RagModel
 
-_LEAST_SHARE = 0.01
-"""Of a passage that is shown."""
+_PIPE_WIDTH = 100
+"""Columns of the picture where the output is no terminal."""
 
 
 def ask_marginally(config: "AskConfig", question: str) -> int:
     """Answer one question by RAG-Sequence or RAG-Token, and show what the answer rests on."""
+    with open_asker(config, num_return=config.num_return) as asker:
+        answer = asker.ask(question)
+    if config.picture is not None:
+        _write_picture(answer, config.picture)
+    show(answer, config, num_return=config.num_return)
+    return 0
+
+
+class MarginalSession:
+    """A talk in which each question stands alone: the paper's models read a question with a passage, and no turns."""
+
+    def __init__(self, asker: "Asker", config: "TalkConfig") -> None:
+        self.asker, self.config = asker, config
+        self.last: MarginalAnswer | None = None
+
+    def reply(self, question: str, stop: threading.Event) -> None:
+        """Answer one question."""
+        with interruptible():
+            self.last = self.asker.ask(question)
+        show(self.last, self.config)
+
+    def show_posterior(self, rest: str = "") -> None:
+        """Show which passage each token of the last answer leans on."""
+        if self.last is None or self.last.refused:
+            note("(nothing was answered yet)")
+        else:
+            show_posterior(self.last)
+
+
+@dataclass(frozen=True)
+class Asker:
+    """A collection and a generator, loaded once, and how they answer."""
+
+    collection: "Collection"
+    generator: "Generator"
+    decoding: "DecodingConfig"
+    k: int
+    scale: float | None
+    config: "TalkConfig"
+
+    def ask(self, question: str) -> "MarginalAnswer":
+        """Answer one question."""
+        from arriero.rag.marginal_answer import ask_marginal
+
+        return ask_marginal(
+            self.collection,
+            self.generator,
+            question,
+            self.decoding,
+            k=self.k,
+            retrieval=self.config.answer.retrieval,
+            scale=self.scale,
+            threshold=self.config.answer.threshold,
+            filters=self.config.filter,
+        )
+
+
+@contextmanager
+def open_asker(config: "TalkConfig", *, num_return: int = 1) -> "Iterator[Asker]":
+    """What answers, for as long as the block runs.
+
+    Raises:
+        ArrieroError: options that do not go together, or a RAG model of the other kind.
+        NotFoundError: no such collection, model, or RAG model.
+    """
     from arriero.rag.answer import PASSAGES
     from arriero.rag.generators import load_generator
-    from arriero.rag.marginal_answer import ask_marginal
 
-    kind: RagKind | None = None if config.mode in (None, "chat") else config.mode  # type: ignore[assignment]
     if config.mode == "chat":
         raise ArrieroError("--mode chat reads passages side by side and takes no --rag: leave one of them out")
-    trained = _load_trained(config, kind)
-    kind = kind or (trained.kind if trained else None)
+    trained = _load_trained(config, config.mode)
+    kind = config.mode or (trained.kind if trained else None)
     assert kind is not None, "with neither mode nor RAG model the chat answers"
-    decoding = _decoding(config, kind)
-    if trained is not None:
-        config = dataclasses.replace(
-            config,
-            query_encoder=trained.query_encoder or config.query_encoder,
-            encoder=str(trained.encoder) if trained.encoder else config.encoder,
-        )
-    with open_collection(config) as collection:
+    decoding = _decoding(config, kind, num_return)
+    with open_collection(config if trained is None else _asking_by(config, trained)) as collection:
         generator = (
             trained.generator
             if trained
             else load_generator(config.model, adapter=config.adapter, device=config.device, dtype=config.dtype)
         )
-        answer = ask_marginal(
-            collection,
-            generator,
-            question,
-            decoding,
-            k=config.answer.k or (trained.k if trained else PASSAGES),
-            retrieval=config.answer.retrieval,
-            scale=trained.scale if trained else None,
-            threshold=config.answer.threshold,
-            filters=config.filter,
-        )
-    if config.picture is not None and not answer.refused:
-        _write_picture(answer, generator, kind, config.picture)
-    if config.json:
-        print_json(answer.to_dict())
-    else:
-        _show(answer, generator, config)
-    return 0
+        k = config.answer.k or (trained.k if trained else PASSAGES)
+        yield Asker(collection, generator, decoding, k, trained.scale if trained else None, config)
 
 
-def _load_trained(config: "AskConfig", kind: "RagKind | None") -> "RagModel | None":
+def _load_trained(config: "TalkConfig", kind: "RagKind | None") -> "RagModel | None":
     from arriero.rag.rag_model import load_rag
 
     if config.rag is None:
@@ -73,29 +123,66 @@ def _load_trained(config: "AskConfig", kind: "RagKind | None") -> "RagModel | No
     if config.adapter is not None:
         raise ArrieroError("--rag brings its own generator: leave --adapter out")
     base = None if config.model == DEFAULT_MODEL else config.model
-    return load_rag(config.rag, kind=kind, model=base, device=config.device)
+    trained = load_rag(config.rag, kind=kind, model=base, device=config.device)
+    if config.query_encoder is not None and (trained.query_encoder or trained.encoder):
+        raise ArrieroError("--rag brings its own query encoder: leave --query-encoder out")
+    if config.encoder is not None and trained.encoder:
+        raise ArrieroError("--rag brings its own encoder: leave --encoder out")
+    return trained
 
 
-def _decoding(config: "AskConfig", kind: "RagKind") -> "DecodingConfig":
+def _asking_by(config: "TalkConfig", trained: "RagModel") -> "TalkConfig":
+    """The same, with the RAG model's side of the retriever."""
+    return dataclasses.replace(
+        config,
+        query_encoder=trained.query_encoder or config.query_encoder,
+        encoder=str(trained.encoder) if trained.encoder else config.encoder,
+    )
+
+
+def _decoding(config: "TalkConfig", kind: "RagKind", num_return: int) -> "DecodingConfig":
     from arriero.rag.decode import DecodingConfig
 
     sampling = config.answer.sampling
-    return DecodingConfig(
+    decoding = DecodingConfig(
         kind=kind,
         decoding=config.decoding,
         beams=config.beams,
-        num_return=config.num_return,
+        num_return=num_return,
         max_tokens=sampling.max_tokens,
         temperature=sampling.temperature or 1.0,
         top_p=sampling.top_p,
         seed=sampling.seed or 0,
     )
+    _check_options(config, sampled=decoding.way == "sample")
+    return decoding
 
 
-def _show(answer: "MarginalAnswer", generator: "Generator", config: "AskConfig") -> None:
-    """The answer, then the passages by their share of it, then which tokens lean on which."""
-    from arriero.report.posterior import posterior_table
+def _check_options(config: "TalkConfig", *, sampled: bool) -> None:
+    """Refuse what was asked for and would have no effect."""
+    from arriero.rag.answer import AnswerConfig
 
+    usual, given = AnswerConfig(), config.answer
+    idle = ["sentences"] if given.sentences != usual.sentences else []
+    heeded = {"max_tokens"} | ({"temperature", "top_p", "seed"} if sampled else set())
+    idle += [
+        each.name
+        for each in fields(given.sampling)
+        if each.name not in heeded and getattr(given.sampling, each.name) != getattr(usual.sampling, each.name)
+    ]
+    if idle:
+        flag = "--" + idle[0].replace("_", "-")
+        own = "--max-tokens, and with --decoding sample --temperature, --top-p and --seed"
+        raise ArrieroError(f"{flag} has no effect on RAG's own models here: they take {own}; leave it out")
+
+
+def show(answer: "MarginalAnswer", config: "TalkConfig", *, num_return: int = 1) -> None:
+    """The answer, then the passages by their share of it; or the whole as JSON."""
+    from arriero.report.posterior import LEAST_SHARE
+
+    if config.json:
+        print_json(answer.to_dict())
+        return
     out = console()
     out.print(printable(answer.text) or "(the answer is empty)", markup=False)
     if answer.rag is None:
@@ -103,32 +190,44 @@ def _show(answer: "MarginalAnswer", generator: "Generator", config: "AskConfig")
             place = f"The nearest passage is in {printable(hit.passage.place)}, at {hit.dense:.2f}."
             out.print(place, style="dim", markup=False)
         return
+    if answer.finish_reason == "length":
+        note("(ended at --max-tokens)")
     for number, other in enumerate(answer.rag.hypotheses[1:], 2):
         out.print(f"  {number}. {printable(other.text)}  (log p {other.logprob:.2f})", style="dim", markup=False)
-    if len(answer.rag.hypotheses) < config.num_return:
-        note(f"(only {len(answer.rag.hypotheses)} answers were found: more --beams find more)")
-    shown = [citation for citation in answer.citations if citation.posterior >= _LEAST_SHARE]
-    for citation in shown:
-        share = f"{citation.posterior:4.0%} (before the answer {citation.prior:.0%})"
-        out.print()
-        out.print(f"{share}  {printable(citation.place)}", style="bold", markup=False)
-        out.print(f"    “{printable(citation.quote)}”", style="dim", markup=False)
+    if (found := len(answer.rag.hypotheses)) < num_return:
+        note(f"({found} {'answer was' if found == 1 else 'answers were'} found: more --beams find more)")
+    shown = [citation for citation in answer.citations if citation.posterior >= LEAST_SHARE]
+    for number, citation in enumerate(shown, 1):
+        title = Text(f"[{number}] {citation.posterior:4.0%}  {printable(citation.place)}", style="bold")
+        title.append(f"  ({citation.prior:.0%} before the answer)", style="not bold dim")
+        out.print("", title, sep="\n")
+        out.print(quoted(citation.quote))
     if rest := len(answer.citations) - len(shown):
-        note(f"and {rest} more passages with less than {_LEAST_SHARE:.0%} each")
+        out.print(f"\nand {rest} more, each below {LEAST_SHARE:.0%}", style="dim", markup=False)
     if answer.rag.cut:
-        note(f"({answer.rag.cut} passages were cut at their end to fit the model's context)")
-    if out.is_terminal:
-        out.print()
-        for line in posterior_table(answer, generator.pieces(answer.rag.best.ids), out.width):
-            out.print(line)
+        note(f"(passages cut at their end to fit the model's context: {answer.rag.cut})")
+    if config.show_posterior:
+        show_posterior(answer)
 
 
-def _write_picture(answer: "MarginalAnswer", generator: "Generator", kind: "RagKind", target: Path) -> None:
+def show_posterior(answer: "MarginalAnswer") -> None:
+    """Which passage each token of the answer leans on, as blocks."""
+    from arriero.report.posterior import posterior_lines
+
+    out = console()
+    out.print()
+    for line in posterior_lines(answer, out.width if out.is_terminal else _PIPE_WIDTH):
+        line.plain = printable(line.plain)
+        out.print(line, no_wrap=True, overflow="crop")
+
+
+def _write_picture(answer: "MarginalAnswer", target: Path) -> None:
     from arriero.common.files import atomic_file
     from arriero.report.posterior import render_posterior
 
-    assert answer.rag is not None
-    page = render_posterior(answer, generator.pieces(answer.rag.best.ids), kind)
+    if answer.refused:
+        note(f"(no answer, no picture: {target} is not written)")
+        return
     with atomic_file(target) as aside:
-        aside.write_text(page, encoding="utf-8")
+        aside.write_text(render_posterior(answer), encoding="utf-8")
     note(f"written: {target}")

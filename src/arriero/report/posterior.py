@@ -1,146 +1,152 @@
 """Which document each word of an answer leans on: the picture of RAG's figure 2 (Lewis et al., arXiv 2005.11401).
 
-Rows are documents, columns the answer's tokens, and a cell is as dark as p(z | x, y_<=i). On a page, and in a terminal
-as blocks.
+Rows are documents, columns the answer's tokens, and a cell is as dark as p(z | x, y_<=i). In a terminal as blocks, and
+on a page, beside what each document weighed before the answer and after it, and what it says. Both need no matplotlib:
+a picture whose columns are tokens is a table.
 """
 
+import re
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from itertools import pairwise
 
-from markupsafe import Markup
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
-from arriero.rag.marginal_answer import MarginalAnswer
-from arriero.report.drawing import GRID, INK, LINES, picture
-from arriero.report.figures import Figure, render_figures
+from arriero.rag.evidence import Span
+from arriero.rag.marginal_answer import MarginalAnswer, WeightedCitation
+from arriero.report.html import render_page
 
-_BLOCKS = " ░▒▓█"
-_WIDEST = 12
+LEAST_SHARE = 0.01
+"""Of the posterior: documents with less are told by their number alone."""
+_LEAST_OF_TOKEN = 0.1
+"""Of one token: a document with as much has a row, however small its share of the whole is."""
+LEVELS = ((0.02, "·"), (0.1, "░"), (0.3, "▒"), (0.55, "▓"), (0.8, "█"))
+"""From which share on a cell is drawn so."""
+_WIDEST = 16
 """Cells of a token in a terminal; longer ones are cut."""
+_PAGE_WIDTH = 76
+"""Characters of a strip of tokens on a page."""
 _HALF = "▯"
-"""A token that is part of a character, or none to be seen."""
-_NAMED = 24
-"""Characters of a document's name beside its row."""
+"""A token that is part of a character, or shows nothing."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A document's line of the picture, or that of several together."""
+
+    label: str
+    shares: tuple[float, ...]
+    """p(z | x, y_<=i) of each token."""
+
+
+def heat_rows(answer: MarginalAnswer) -> list[Row]:
+    """The documents that matter to some token, numbered by their posterior, and the others in one row."""
+    assert answer.rag is not None
+    shares = answer.rag.best.token_posterior  # (T, k)
+    rows: list[Row] = []
+    others: list[tuple[float, ...]] = []
+    for number, citation in enumerate(answer.citations, 1):
+        own = tuple(share[citation.rank - 1] for share in shares)
+        if citation.posterior >= LEAST_SHARE or max(own, default=0.0) >= _LEAST_OF_TOKEN:
+            rows.append(Row(f"[{number}] {' '.join(citation.place.split())}", own))
+        else:
+            others.append(own)
+    if others:
+        rows.append(Row(f"{len(others)} more", tuple(map(sum, zip(*others, strict=True)))))
+    return rows
 
 
 def show_token(piece: str) -> str:
-    """A token as it can be shown: blanks as ␣, line ends as ⏎, part of a character as ▯."""
-    shown = piece.replace("\n", "⏎").replace("\t", "␣").replace("�", _HALF)
+    """A token as it can be shown: blanks as ␣, line ends as ⏎, part of a character as ▯, the end of the answer as ∎."""
+    if not piece:
+        return "∎"
+    shown = piece.replace("\n", "⏎").replace("\t", " ").replace("�", _HALF)
     shown = "".join(letter if letter.isprintable() else _HALF for letter in shown)
-    return (("␣" + shown.lstrip(" ")) if shown.startswith(" ") and shown.strip() else shown.replace(" ", "␣")) or "∎"
+    shown = shown.replace(" ", "␣")
+    return shown if cell_len(shown) else _HALF
 
 
-def posterior_table(answer: MarginalAnswer, pieces: Sequence[str], width: int) -> list[Text]:
-    """Lines for a terminal of this width: a strip of tokens at a time, under each its documents' blocks.
+def strips(widths: Sequence[int], room: int) -> list[range]:
+    """Columns that stand beside each other in `room` cells, one apart; a column that is wider stands alone."""
+    found: list[range] = []
+    start = used = 0
+    for column, width in enumerate(widths):
+        if column > start and used + width > room:
+            found.append(range(start, column))
+            start, used = column, 0
+        used += width + 1
+    return [*found, range(start, len(widths))] if widths else []
 
-    Args:
-        answer: what was answered.
-        pieces: the text of each token of the best hypothesis.
-        width: cells of a line.
-    """
-    assert answer.rag is not None
-    shares = answer.rag.best.token_posterior  # (T, k)
-    names = [_name(answer, z) for z in range(len(answer.rag.documents))]
-    left = max((cell_len(name) for name in names), default=0) + 2
-    tokens = [set_cell_size(show_token(piece), min(_WIDEST, max(2, cell_len(show_token(piece))))) for piece in pieces]
+
+def posterior_lines(answer: MarginalAnswer, width: int) -> list[Text]:
+    """Lines for a terminal of this width: a strip of tokens at a time, and under it each document's blocks; what a
+    token leans on most is coloured."""
+    rows, tokens = heat_rows(answer), [_fit(show_token(piece)) for piece in answer.tokens[0]]
+    left = min(max((cell_len(row.label) for row in rows), default=0), max(4, width // 4)) + 1
     lines: list[Text] = []
-    start = 0
-    while start < len(tokens):
-        end, used = start, left
-        while end < len(tokens) and (end == start or used + cell_len(tokens[end]) + 1 <= width):
-            used += cell_len(tokens[end]) + 1
-            end += 1
-        lines.append(Text(" " * left + " ".join(tokens[start:end]), style="bold"))
-        for z, name in enumerate(names):
-            cells = [_blocks(shares[i][z], cell_len(tokens[i])) for i in range(start, end)]
-            lines.append(Text(set_cell_size(name, left) + " ".join(cells)))
-        lines.append(Text(""))
-        start = end
+    for strip in strips([cell_len(token) for token in tokens], width - left):
+        lines.append(Text(" " * left + " ".join(tokens[i] for i in strip), style="bold"))
+        for row in rows:
+            line = Text(row.label)
+            line.truncate(left - 1, overflow="ellipsis", pad=True)
+            for i in strip:
+                strongest = row.shares[i] == max(other.shares[i] for other in rows)
+                line.append(" ")
+                line.append(_block(row.shares[i]) * cell_len(tokens[i]), style="cyan" if strongest else "")
+            lines.append(line)
+        lines.append(Text())
+    if lines:
+        legend = "  ".join(f"{block} {least:.0%}" for least, block in LEVELS)
+        lines.append(Text(f"{legend} of p(z | x, y) and more", style="dim"))
     return lines
 
 
-def render_posterior(answer: MarginalAnswer, pieces: Sequence[str], kind: str) -> str:
+def _fit(token: str) -> str:
+    """In 2 to 16 cells."""
+    return set_cell_size(token, min(_WIDEST, max(2, cell_len(token))))
+
+
+def _block(share: float) -> str:
+    return next((block for least, block in reversed(LEVELS) if share >= least), " ")
+
+
+def render_posterior(answer: MarginalAnswer) -> str:
     """The page; whatever texts it is given are text."""
     assert answer.rag is not None
-    best, prior = answer.rag.best, answer.rag.prior
-    names = [_name(answer, z) for z in range(len(prior))]
-    tokens = [show_token(piece) for piece in pieces]
-    order = sorted(range(len(prior)), key=lambda z: -best.posterior[z])
-    figures = [
-        Figure(
-            title="What each token leans on",
-            text="Rows are documents, columns tokens; the darker, the more of p(z | x, y).",
-            draw=lambda: _draw_heat(best.token_posterior, names, tokens),
-            head=["document", *tokens],
-            rows=[[names[z], *(f"{share[z]:.2f}" for share in best.token_posterior)] for z in range(len(prior))],
-        ),
-        Figure(
-            title="Before and after the answer",
-            text="p(z|x), from the inner products of question and document; and p(z|x, y), knowing the answer.",
-            legend=["p(z|x)", "p(z|x, y)"],
-            draw=lambda: _draw_bars([prior[z] for z in order], [best.posterior[z] for z in order], order),
-            head=["document", "p(z|x)", "p(z|x, y)", "holds the answer"],
-            rows=[
-                [names[z], f"{prior[z]:.3f}", f"{best.posterior[z]:.3f}", "yes" if _holds(answer, z) else "no"]
-                for z in order
-            ],
-        ),
-        Figure(
-            title="What was read",
-            head=["document", "text"],
-            rows=[[names[z], answer.passages[z].passage.text] for z in order],
-        ),
-    ]
-    tiles = [
-        ("answer", answer.text, f"RAG-{kind.capitalize()}, log p(y|x) = {best.logprob:.2f}"),
-        ("on passages that say it", f"{answer.faithfulness:.0%}", "of the posterior"),
-    ]
-    return render_figures(answer.question, "Which documents an answer rests on.", tiles, figures)
+    rows, tokens = heat_rows(answer), [show_token(piece) for piece in answer.tokens[0]]
+    return render_page(
+        "posterior.html",
+        {"percent": lambda share: f"{share:.0%}"},
+        title=answer.question,
+        answer=answer,
+        rag=answer.rag,
+        tokens=tokens,
+        rows=rows,
+        strips=strips([max(3, cell_len(token)) for token in tokens], _PAGE_WIDTH),
+        read=[(citation, mark(answer, citation)) for citation in answer.citations],
+    )
 
 
-def _name(answer: MarginalAnswer, z: int) -> str:
-    place = " ".join(answer.passages[z].passage.place.split())
-    return f"{z + 1} {place if len(place) <= _NAMED else place[: _NAMED - 1] + '…'}"
+def mark(answer: MarginalAnswer, citation: WeightedCitation) -> list[tuple[str, str]]:
+    """The text of a passage in pieces, each with what it is: 'answer', 'quote' or ''."""
+    text = answer.passages[citation.rank - 1].passage.text
+    said = find_answer(text, answer.text)
+    ends = sorted({0, len(text), *citation.span, *(place for span in said for place in span)})
+    pieces = []
+    for start, end in pairwise(ends):
+        inside = [span[0] <= start and end <= span[1] for span in said]
+        quoted = citation.span[0] <= start and end <= citation.span[1]
+        pieces.append(("answer" if any(inside) else "quote" if quoted else "", text[start:end]))
+    return pieces
 
 
-def _holds(answer: MarginalAnswer, z: int) -> bool:
-    number = answer.passages[z].passage_id
-    return any(citation.holds_answer for citation in answer.citations if citation.passage_id == number)
-
-
-def _blocks(share: float, width: int) -> str:
-    return _BLOCKS[min(len(_BLOCKS) - 1, round(share * (len(_BLOCKS) - 1)))] * width
-
-
-def _draw_heat(shares: Sequence[Sequence[float]], names: Sequence[str], tokens: Sequence[str]) -> Markup:
-    """A rectangle a cell, as opaque as its share."""
-
-    def paint(axes: Any) -> None:
-        from matplotlib.patches import Rectangle
-
-        for i, row in enumerate(shares):
-            for z, share in enumerate(row):
-                place = (i - 0.5, z - 0.5)
-                axes.add_patch(Rectangle(place, 1, 1, facecolor=LINES[0], alpha=max(share, 0.02), edgecolor=GRID))
-        axes.set_xlim(-0.5, len(shares) - 0.5)
-        axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_xticks(range(len(tokens)), [str(i + 1) for i in range(len(tokens))])
-        axes.set_yticks(range(len(names)), [str(z + 1) for z in range(len(names))])
-        axes.grid(False)
-
-    best = [max(range(len(row)), key=row.__getitem__) + 1 for row in shares]
-    description = "document with the most weight at each token: " + ", ".join(map(str, best))
-    size = (9.6, min(8.0, 1.2 + 0.3 * len(names)))
-    return picture(paint, name="posterior", description=description, x="token", y="document", size=size)
-
-
-def _draw_bars(prior: Sequence[float], posterior: Sequence[float], order: Sequence[int]) -> Markup:
-    def paint(axes: Any) -> None:
-        places = range(len(prior))
-        axes.bar([place - 0.2 for place in places], prior, width=0.38, color=LINES[0])
-        axes.bar([place + 0.2 for place in places], posterior, width=0.38, color=LINES[1])
-        axes.set_xticks(list(places), [str(z + 1) for z in order], color=INK)
-
-    told = ", ".join(f"{z + 1} {a:.2f} then {b:.2f}" for z, a, b in zip(order, prior, posterior, strict=True))
-    return picture(paint, name="bars", description=f"share of each document before and after: {told}", x="document")
+def find_answer(text: str, answer: str) -> list[Span]:
+    """Where a text has an answer's words, whatever stands between them; not within a longer word."""
+    words = re.findall(r"\w+", answer)
+    if not words:
+        return []
+    alphabetic = r"[^\W\u2e80-\uffff]"  # characters of words that blanks divide: not those of Chinese or Japanese
+    run = r"\W+".join(map(re.escape, words))
+    pattern = rf"(?<!{alphabetic}){run}(?!{alphabetic})"
+    return [match.span() for match in re.finditer(pattern, text, re.IGNORECASE)]
