@@ -30,6 +30,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "rag train": Command("arriero.cli.rag_train:train", "Train query encoder and generator together, on questions"),
     "rag evaluate": Command("arriero.cli.rag_evaluate:evaluate", "Measure RAG on questions, beside its baselines"),
+    "rag questions": Command("arriero.cli.rag_questions:questions", "Have a model write questions from passages"),
     "corpus run": Command("arriero.cli.corpus:run", "Turn raw dumps into clean, deduplicated documents"),
     "corpus train-lm": Command("arriero.cli.corpus_models:train_lm", "Train the language model that judges web pages"),
     "corpus train-classifier": Command(

@@ -36,6 +36,8 @@ class Question:
     """Other passages that answer it."""
     negatives: tuple[str, ...] = ()
     """Passages that look as if they did."""
+    synthetic: bool = False
+    """Written by a model."""
 
 
 def read_questions(paths: Sequence[Path], format: QuestionFormat | None = None) -> list[Question]:
@@ -190,6 +192,7 @@ def _read_lines(path: Path, text: str) -> Iterator[Question]:
             context=None if row.get("context") is None else _text(row, "context", place),
             positives=tuple(_texts(row, "positives", place)),
             negatives=tuple(_texts(row, "negatives", place)),
+            synthetic=row.get("synthetic") is True,
         )
 
 
