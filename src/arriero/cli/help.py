@@ -47,7 +47,10 @@ def describe_type(option: Option) -> str:
         return "one of " + ", ".join(map(str, option.choices))
     words = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path", str: "text"}
     if option.kind == "list":
-        return words.get(get_args(option.plain)[0], "text") + ", or several with commas between them"
+        item = get_args(option.plain)[0]
+        if get_origin(item) is Literal:
+            return "some of " + ", ".join(get_args(item)) + ", with commas between them"
+        return words.get(item, "text") + ", or several with commas between them"
     return words.get(option.plain, "text")
 
 
