@@ -25,7 +25,8 @@ from arriero.common.errors import ArrieroError
 from arriero.common.machine import machine_line
 from arriero.model.lora import LoraConfig
 from arriero.rag.collection import Collection
-from arriero.rag.evaluation import RECORDS, EvaluationConfig, System, does_answer, evaluate
+from arriero.rag.evaluation import EvaluationConfig, does_answer, evaluate
+from arriero.rag.evaluation_records import RECORDS, System
 from arriero.rag.evaluation_summary import Summary, summarise
 from arriero.rag.qa_metrics import difference, estimate, recall_at
 from arriero.rag.questions import read_questions, split_questions, write_questions

@@ -2,8 +2,9 @@
 
 import pytest
 
-from arriero.common.errors import ArrieroError
-from arriero.rag.evaluation import SYSTEMS, EvaluationConfig, Record, does_answer, evaluate, read_records
+from arriero.common.errors import ArrieroError, FormatError
+from arriero.rag.evaluation import EvaluationConfig, choose_questions, does_answer, evaluate
+from arriero.rag.evaluation_records import SYSTEMS, Record, read_records
 from arriero.rag.evaluation_summary import summarise
 from arriero.rag.generator import RagDocument, RagPrompt
 from arriero.rag.questions import Question
@@ -109,6 +110,48 @@ def test_a_passage_answers_if_it_holds_the_answer_and_is_of_the_paragraph():
     assert not does_answer("Mules carry 30 kg.", question)
     assert not does_answer("They are tall.", question)
     assert does_answer("before. Llamas carry 30 kg. They are tall. after", question)
+
+
+def test_a_passage_may_begin_and_end_within_paragraphs():
+    context = "In winter the llamas of this valley carry loads of thirty kilos and more over the pass to the salt lake."
+    question = Question(id="1", question="?", answers=("salt",), context=context)
+    assert does_answer("of thirty kilos and more over the pass to the salt lake. Bread is baked from salt.", question)
+    assert not does_answer("Bread is baked from flour, water and salt, in the hot oven of this valley.", question)
+
+
+def test_whoever_has_no_document_to_read_says_nothing_and_is_counted(filled, tmp_path):
+    unheard = [Question(id="1", question="xyzzy", answers=("wool",)), QUESTIONS[0]]
+    records = run(filled, Reader(), tmp_path, questions=unheard, retrieval="bm25")
+    first = records[0]
+    assert first.documents == ()
+    assert first.given["closed-book"].logprob is not None
+    assert (first.given["rag-token"].text, first.given["rag-token"].em) == ("", 0)
+    summary = summarise(records, SYSTEMS, k=2, threshold=0.3)
+    assert [(one.em.count, one.em.mean) for one in summary.systems if one.name == "rag-token"] == [(2, 0.5)]
+    assert read_records(tmp_path / "questions.jsonl") == records
+
+
+def test_the_prior_is_told_whichever_systems_answer(filled, tmp_path):
+    [record] = run(filled, Reader(), tmp_path, questions=QUESTIONS[:1], systems=("closed-book",))
+    assert sum(read.prior for read in record.documents) == pytest.approx(1)
+
+
+def test_texts_with_strange_line_ends_are_read_back(filled, tmp_path):
+    odd = [Question(id="1", question="what do\u2028llamas\x85carry", answers=("wool",))]
+    assert run(filled, Reader(), tmp_path, questions=odd) == read_records(tmp_path / "questions.jsonl")
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    (tmp_path / "questions.jsonl").write_text('{"id": 1}\n')
+    with pytest.raises(FormatError, match="line 1: damaged"):
+        read_records(tmp_path / "questions.jsonl")
+
+
+def test_a_seed_shuffles_and_a_smaller_limit_begins_a_larger_one():
+    many = [Question(id=str(n), question=f"q{n}", answers=("a",)) for n in range(30)]
+    ten, twenty = (choose_questions(many, EvaluationConfig(seed=1, limit=limit)) for limit in (10, 20))
+    assert twenty[:10] == ten != many[:10]
+    assert choose_questions(many, EvaluationConfig(limit=10)) == many[:10]
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,8 @@ def evaluate(config: RagEvaluateConfig) -> int:
       arriero rag evaluate --questions qa.jsonl --systems rag-sequence --limit 50 --json
     """
     from arriero.common.progress import progress
-    from arriero.rag.evaluation import RECORDS
     from arriero.rag.evaluation import evaluate as run
+    from arriero.rag.evaluation_records import RECORDS
     from arriero.rag.evaluation_summary import summarise
     from arriero.rag.questions import read_questions
     from arriero.rag.retrieve import usual_scale

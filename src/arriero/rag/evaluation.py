@@ -6,31 +6,35 @@ concatenated         all documents in one prompt, as most tools do
 rag-sequence         RAG's models (Lewis et al., arXiv 2005.11401, section 2.1)
 rag-token
 
-Every system answers every question that has an answer; whether a question would be refused is measured apart. What each
-question came to is written down as it is there, so that an evaluation that was stopped goes on.
+Every system answers every question that has an answer; where no document is found, whoever needs one says nothing.
+Whether a question would be refused is measured apart. What each question came to is written down as it is there, so
+that an evaluation that was stopped goes on.
 """
 
-import json
+import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal
+
+import torch
 
 from arriero.common.errors import ArrieroError
 from arriero.rag.answer import REFUSAL_SCORE
 from arriero.rag.collection import Collection
 from arriero.rag.decode import Decoding, DecodingConfig, RagAnswer, RagKind, decode, decode_closed_book
+from arriero.rag.evaluation_records import SILENT, SYSTEMS, Given, Read, Record, System, read_records, write_records
 from arriero.rag.generator import Generator, RagDocument
-from arriero.rag.qa_metrics import exact_match, f1, holds_answer
+from arriero.rag.marginal import document_prior
+from arriero.rag.qa_metrics import answer_tokens, exact_match, f1, holds_answer
 from arriero.rag.questions import Question
 from arriero.rag.retrieve import as_document, hits_for
 from arriero.rag.search import Hit, Mode
 
-System = Literal["closed-book", "retrieve-then-read", "concatenated", "rag-sequence", "rag-token"]
-SYSTEMS: tuple[System, ...] = get_args(System)
 DEPTH = 20
 """Passages among which the one that answers is looked for."""
-RECORDS = "questions.jsonl"
+_SHARED_WORDS = 8
+"""In a row, that a passage and a paragraph have in common by more than chance."""
 _PORTION = 8
 """Questions that are answered together, and written down together."""
 
@@ -56,6 +60,9 @@ class EvaluationConfig:
     """A question whose best passage has a smaller inner product counts as refused."""
     limit: int | None = None
     """Measure on the first so many questions."""
+    seed: int | None = None
+    """Shuffle the questions by this seed first, so that a limit takes some of all; default: as they stand in the
+    files."""
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.systems if name not in SYSTEMS]:
@@ -74,48 +81,6 @@ class EvaluationConfig:
         if kind == "sequence" and self.decoding == "fast":
             way = "fast"
         return DecodingConfig(kind=kind, decoding=way, beams=self.beams, max_tokens=self.max_tokens)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Given:
-    """What one system answered."""
-
-    text: str
-    em: float
-    f1: float
-    logprob: float
-    """log p(y|x) by its own model."""
-    posterior: tuple[float, ...] = ()
-    """p(z|x, y) of each document, for RAG's models."""
-    faithfulness: float | None = None
-    """Σ_z p(z|x, y) · [z holds the answer], for RAG's models."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Read:
-    """A document that was read."""
-
-    place: str
-    text: str
-    prior: float
-    """p(z|x)."""
-    answers: bool
-    """Whether it holds a right answer."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """What a question came to."""
-
-    id: str
-    question: str
-    answers: tuple[str, ...]
-    rank: int | None
-    """Of the first passage that answers, among the first 20; None: it was not found."""
-    dense: float
-    """The best passage's inner product with the question."""
-    documents: tuple[Read, ...]
-    given: dict[System, Given] = field(default_factory=dict)
 
 
 def evaluate(
@@ -139,7 +104,7 @@ def evaluate(
         records: the file to write to; what is in it already is not answered again.
         advance: told how many more questions are done.
     """
-    asked = questions[: config.limit]
+    asked = choose_questions(questions, config)
     done = read_records(records)
     if [record.question for record in done] != [question.question for question in asked[: len(done)]]:
         raise ArrieroError(f"{records} holds other questions: choose another folder")
@@ -147,29 +112,18 @@ def evaluate(
     with records.open("a", encoding="utf-8") as file:
         for start in range(len(done), len(asked), _PORTION):
             fresh = _answer(collection, generator, asked[start : start + _PORTION], config, k, scale)
-            file.write("".join(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in fresh))
-            file.flush()
+            write_records(fresh, file)
             done += fresh
             advance(len(fresh))
     return done
 
 
-def read_records(path: Path) -> list[Record]:
-    """What was written down; a last line that a kill cut short is taken away."""
-    if not path.is_file():
-        return []
-    whole = path.read_bytes()
-    if not whole.endswith(b"\n"):
-        whole = whole[: whole.rfind(b"\n") + 1]
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-    return [_read_record(json.loads(line)) for line in whole.decode().splitlines()]
-
-
-def _read_record(row: dict[str, Any]) -> Record:
-    given = {name: Given(**{**own, "posterior": tuple(own["posterior"])}) for name, own in row["given"].items()}
-    documents = tuple(Read(**document) for document in row["documents"])
-    return Record(**{**row, "answers": tuple(row["answers"]), "documents": documents, "given": given})
+def choose_questions(questions: Sequence[Question], config: EvaluationConfig) -> list[Question]:
+    """The questions to measure on, in their order; those of a smaller limit come first in that of a larger one."""
+    chosen = list(questions)
+    if config.seed is not None:
+        random.Random(config.seed).shuffle(chosen)  # noqa: S311 - no secret
+    return chosen[: config.limit]
 
 
 def _answer(
@@ -183,16 +137,15 @@ def _answer(
     mode: Mode = config.retrieval
     found = hits_for(collection, [question.question for question in questions], max(k, DEPTH), mode=mode)
     documents = [[as_document(hit, scale) for hit in hits[:k]] for hits in found]
-    answerable = [i for i, question in enumerate(questions) if question.answers and documents[i]]
-    own = [documents[i] for i in answerable]
-    texts = [questions[i].question for i in answerable]
     given: list[dict[System, Given]] = [{} for _ in questions]
-    priors: dict[int, tuple[float, ...]] = {}
-    for system in config.systems if answerable else ():
-        for i, answer in zip(answerable, _run(system, generator, texts, own, config), strict=True):
+    for system in config.systems:
+        for i, question in enumerate(questions):
+            if question.answers:
+                given[i][system] = SILENT
+        able = [i for i in range(len(questions)) if given[i] and (documents[i] or system == "closed-book")]
+        answers = _run(system, generator, [questions[i].question for i in able], [documents[i] for i in able], config)
+        for i, answer in zip(able, answers, strict=True):
             given[i][system] = _measure(answer, questions[i], system)
-            if system.startswith("rag"):
-                priors[i] = answer.prior
     return [
         Record(
             id=question.id,
@@ -200,10 +153,10 @@ def _answer(
             answers=question.answers,
             rank=find_rank(question, hits),
             dense=max((hit.dense for hit in hits), default=-1.0),
-            documents=tuple(_read(question, hits[:k], priors.get(i))),
-            given=given[i],
+            documents=tuple(_read(question, hits[:k], own)),
+            given=answers_of,
         )
-        for i, (question, hits) in enumerate(zip(questions, found, strict=True))
+        for question, hits, own, answers_of in zip(questions, found, documents, given, strict=True)
     ]
 
 
@@ -253,16 +206,23 @@ def find_rank(question: Question, hits: Sequence[Hit]) -> int | None:
 
 
 def does_answer(passage: str, question: Question) -> bool:
-    """Whether a passage holds a right answer and, where the paragraph that answers is known, is of it."""
+    """Whether a passage holds a right answer and, where the paragraph that answers is known, shares text with it."""
     if not holds_answer(passage, question.answers):
         return False
-    if question.context is None:
-        return True
-    piece, whole = " ".join(passage.split()), " ".join(question.context.split())
-    return piece in whole or whole in piece
+    return question.context is None or _share_text(answer_tokens(passage), answer_tokens(question.context))
 
 
-def _read(question: Question, hits: Sequence[Hit], prior: Sequence[float] | None) -> Iterator[Read]:
-    for hit, share in zip(hits, prior or [0.0] * len(hits), strict=True):
+def _share_text(passage: list[str], paragraph: list[str]) -> bool:
+    """Whether some words in a row stand in both; passages may begin and end within paragraphs."""
+    run = min(_SHARED_WORDS, len(passage), len(paragraph))
+    starts = {tuple(paragraph[i : i + run]) for i in range(len(paragraph) - run + 1)}
+    return any(tuple(passage[i : i + run]) in starts for i in range(len(passage) - run + 1))
+
+
+def _read(question: Question, hits: Sequence[Hit], documents: Sequence[RagDocument]) -> Iterator[Read]:
+    if not hits:
+        return
+    prior = document_prior(torch.tensor([[document.score for document in documents]]))[0].exp().tolist()
+    for hit, share in zip(hits, prior, strict=True):
         answers = holds_answer(hit.passage.text, question.answers)
         yield Read(place=hit.passage.place, text=hit.passage.text, prior=share, answers=answers)

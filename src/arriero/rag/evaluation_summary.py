@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from arriero.rag.evaluation import DEPTH, Record, System
+from arriero.rag.evaluation import DEPTH
+from arriero.rag.evaluation_records import Record, System
 from arriero.rag.qa_metrics import Estimate, Refusals, count_refusals, difference, estimate, recall_at, reciprocal_ranks
+
+_DEPTHS = (1, 2, 3, 5, 10, DEPTH)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,7 @@ class Summary:
     recall: dict[int, Estimate]
     """By k: a passage that answers is among the first k."""
     mrr: Estimate
-    """Mean reciprocal rank, of the first 20."""
+    """Mean reciprocal rank, among as many."""
     in_context: Estimate
     """A right answer stands in one of the documents that were read."""
     systems: tuple[SystemSummary, ...]
@@ -53,7 +56,7 @@ def summarise(records: Sequence[Record], systems: Sequence[System], *, k: int, t
     return Summary(
         questions=len(records),
         answerable=len(answerable),
-        recall={depth: estimate(recall_at(ranks, depth)) for depth in sorted({1, 5, k, DEPTH}) if depth <= DEPTH},
+        recall={depth: estimate(recall_at(ranks, depth)) for depth in sorted({*_DEPTHS, k})},
         mrr=estimate(reciprocal_ranks(ranks)),
         in_context=estimate([float(any(read.answers for read in record.documents)) for record in answerable]),
         systems=tuple(_summarise(answered, name, gains.get(name, (None, name))[0]) for name in systems),

@@ -5,7 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from arriero.rag.evaluation import Record
+from arriero.rag.evaluation_records import Record
 from arriero.rag.evaluation_summary import Summary
 from arriero.rag.qa_metrics import Estimate
 from arriero.report.drawing import COLOURS, INK, LINES, missing_extra, picture
