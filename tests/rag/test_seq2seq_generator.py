@@ -15,6 +15,7 @@ from arriero.rag.generator import RagDocument
 from arriero.rag.generators import load_generator
 from arriero.rag.llama_generator import LlamaGenerator
 from arriero.rag.seq2seq_generator import Seq2SeqGenerator
+from arriero.rag.shared_attention import share_prompts
 
 QUESTION = "Who carries it? 你好吗"
 DOCUMENTS = [
@@ -150,6 +151,47 @@ def test_steps_and_changes_of_rows_give_the_logits_of_the_whole_answer(generator
         torch.testing.assert_close(state.logits[row], whole, atol=1e-4, rtol=1e-4)
 
 
+def test_beams_of_a_prompt_share_its_cross_attention_and_what_is_no_longer_read_is_dropped(generator):
+    state = generator.read(prompts_of(generator)).start([2, 0, 0, 2, 2], 6)
+    rows = [len(layer.keys) for layer in state._cache.cross_attention_cache.layers]
+    assert rows == [2, 2]
+    state.step(torch.tensor([5, 6, 7, 8, 9]))
+    state.select([1, 2, 1])
+    assert [len(layer.keys) for layer in state._cache.cross_attention_cache.layers] == [1, 1]
+
+
+def test_shared_prompts_give_what_copies_of_them_give(generator):
+    prompts, answers = prompts_of(generator), [[5, 6, 7], [8], [9, 10], [11, 12, 13, 14], [15, 2]]
+    rows = [1, 0, 2, 1, 1]  # uneven groups
+    generator.model.double()  # the order of sums differs, which this random T5 makes large in float32
+    found = {}
+    for shares in (True, False):
+        generator.shares = shares
+        reading = generator.read(prompts)
+        state = reading.start(rows, 6)
+        state.step(torch.tensor([5, 6, 7, 8, 9]))
+        state.select([4, 1, 3, 0])
+        state.step(torch.tensor([10, 11, 12, 13]))
+        found[shares] = state.logits, reading.logprobs(rows, answers)
+    for shared, copied in zip(found[True], found[False], strict=True):
+        torch.testing.assert_close(shared, copied, atol=1e-5, rtol=1e-5)
+
+
+def test_a_score_is_the_same_whichever_answers_stand_beside_it(generator):
+    prompts, answers = prompts_of(generator), [[2], [5, 6, 2], [7, 2]]
+    reading = generator.read(prompts)
+    for order in ([0, 1, 2], [2, 0, 1], [0]):
+        found = reading.logprobs(order, [answers[i] for i in order])
+        for row, i in enumerate(order):
+            alone = generator.logprobs([prompts[i]], [answers[i]])[0]
+            torch.testing.assert_close(found[row, : len(answers[i])], alone.detach(), atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_that_is_not_known_to_share_prompts_gets_copies(generator):
+    generator.model.config.model_type = "other"
+    assert not share_prompts(generator.model)
+
+
 @pytest.mark.parametrize("kind", ["sequence", "token"])
 def test_it_answers_by_both_models(generator, kind):
     config = DecodingConfig(kind=kind, beams=3, max_tokens=5, num_return=3)
@@ -177,7 +219,9 @@ def test_it_is_saved_twice_moved_and_read_again(generator, tmp_path):
     again = Seq2SeqGenerator.load(tmp_path / "two", device="cpu")
     prompts = prompts_of(generator)
     torch.testing.assert_close(again.read(prompts).first, generator.read(prompts).first)
-    assert str(tmp_path) not in (tmp_path / "two" / "config.json").read_text()
+    written = (tmp_path / "two" / "config.json").read_text()
+    assert str(tmp_path) not in written
+    assert "arriero" not in written  # transformers knows no attention of ours
 
 
 def test_what_is_no_encoder_decoder_is_told(tmp_path):

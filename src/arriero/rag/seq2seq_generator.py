@@ -1,9 +1,9 @@
 """An encoder-decoder as RAG's generator: BART, as in the paper (Lewis et al., arXiv 2005.11401, section 2.3), T5, …
 
 The encoder reads `title / document // question`, the decoder writes the answer. The network is `transformers`'; a
-prompt's encoding and its cross-attention keys are computed once, and move only when a row goes over to another prompt.
+prompt's encoding and its cross-attention keys are computed once, for decoding and for scoring, and beams share them.
 
-R prompts, N rows that decode, S tokens of a prompt, T of an answer, V vocabulary.
+R prompts, N rows that decode, G prompts that they read, S tokens of a prompt, T of an answer, V vocabulary.
 """
 
 import copy
@@ -23,6 +23,7 @@ from arriero.model.staging import staged
 from arriero.rag.fit import cut_to_fit
 from arriero.rag.generator import RagDocument, RagPrompt
 from arriero.rag.quiet import quiet
+from arriero.rag.shared_attention import Groups, share_prompts
 
 _LONGEST = 1024
 """Tokens of a prompt where neither model nor tokenizer names a limit."""
@@ -34,7 +35,7 @@ class Seq2SeqGenerator:
     """An encoder-decoder of `transformers` with its tokenizer."""
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str = "encoder-decoder") -> None:
-        """Wrap a model; its train/eval mode is left as found."""
+        """Wrap a model; its train/eval mode is left as found, its attention is one that can share prompts."""
         self.model: Any = model
         self.tokenizer, self.name = tokenizer, name
         config, generation = self.model.config, self.model.generation_config
@@ -49,6 +50,7 @@ class Seq2SeqGenerator:
         limit = config.to_dict().get("max_position_embeddings")
         self.answer_limit = int(limit or _LONGEST) - len(self.given)
         self.prompt_limit = min(int(limit or _LONGEST), int(tokenizer.model_max_length))
+        self.shares = share_prompts(model)
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "auto") -> "Seq2SeqGenerator":
@@ -133,14 +135,17 @@ class Seq2SeqGenerator:
             encoded = self.model.get_encoder()(input_ids=tokens, attention_mask=mask)
             cache = self._new_cache()
             given = torch.tensor([self.given], device=tokens.device).expand(len(prompts), -1)  # (R, given)
-            logits = self._decode(encoded, mask, given, cache)[:, -1]  # (R, V)
+            logits = self._decode(encoded, mask, given, cache, None)[:, -1]  # (R, V)
         return Seq2SeqReading(self, encoded, mask, cache, logits)
 
     def logprobs(self, prompts: Sequence[RagPrompt], targets: Sequence[Sequence[int]]) -> Tensor:
         """As `Generator.logprobs`."""
         tokens, mask = self._pad([prompt.ids for prompt in prompts])  # (R, S)
-        encoded = self.model.get_encoder()(input_ids=tokens, attention_mask=mask)
-        return self._score(encoded, mask, targets)
+        inputs, _ = self._pad([[*self.given, *target[:-1]] for target in targets])  # (R, given + T − 1)
+        logits = self.model(input_ids=tokens, attention_mask=mask, decoder_input_ids=inputs, use_cache=False).logits[
+            :, len(self.given) - 1 :
+        ]  # (R, T, V)
+        return self._pick(logits.float(), targets)
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer(text, truncation=False, verbose=False)["input_ids"])
@@ -148,7 +153,7 @@ class Seq2SeqGenerator:
     def _pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Tokens and mask, (R, S) each; what is masked may be any id."""
         device = self.model.device
-        tokens = pad_sequence([torch.tensor(row) for row in rows], batch_first=True)  # (R, S)
+        tokens = pad_sequence([torch.tensor(row, dtype=torch.long) for row in rows], batch_first=True)  # (R, S)
         mask = torch.arange(tokens.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]  # (R, S)
         return tokens.to(device), mask.long().to(device)
 
@@ -157,21 +162,24 @@ class Seq2SeqGenerator:
         empty = [transformers.DynamicCache(config=self.model.config) for _ in range(2)]
         return transformers.EncoderDecoderCache(*empty)
 
-    def _decode(self, encoded: Any, mask: Tensor, tokens: Tensor, cache: Any) -> Tensor:
-        """Logits (N, T, V) in fp32 after the tokens (N, T), which go into the cache."""
+    def _decode(self, encoded: Any, mask: Tensor, tokens: Tensor, cache: Any, groups: Groups | None) -> Tensor:
+        """Logits (N, T, V) in fp32 after the tokens (N, T), which go into the cache; encodings and mask are of N rows,
+        or of G prompts where the rows share them."""
+        shared = {} if groups is None else {"groups": groups}
         logits: Tensor = self.model(
-            encoder_outputs=encoded, attention_mask=mask, decoder_input_ids=tokens, cache=cache, use_cache=True
+            encoder_outputs=encoded,
+            attention_mask=mask,
+            decoder_input_ids=tokens,
+            cache=cache,
+            use_cache=True,
+            **shared,
         ).logits.float()
         return logits
 
-    def _score(self, encoded: Any, mask: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
-        """log p(y_i | x, z, y_<i), (N, T), 0 behind a target's end, of encodings that were made."""
-        inputs, _ = self._pad([[*self.given, *target[:-1]] for target in targets])  # (N, given + T − 1)
+    def _pick(self, logits: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
+        """Of logits (N, T, V), the targets' log-probabilities (N, T), 0 behind a target's end."""
         wanted, real = self._pad(targets)  # (N, T)
-        logits = self.model(
-            encoder_outputs=encoded, attention_mask=mask, decoder_input_ids=inputs, use_cache=False
-        ).logits[:, len(self.given) - 1 :]  # (N, T, V)
-        chosen: Tensor = logits.float().log_softmax(-1).gather(-1, wanted[..., None])[..., 0]  # (N, T)
+        chosen = logits.log_softmax(-1).gather(-1, wanted[..., None])[..., 0]  # (N, T)
         return torch.where(real.bool(), chosen, 0.0)
 
 
@@ -189,13 +197,18 @@ class Seq2SeqReading:
     def logprobs(self, rows: Sequence[int], targets: Sequence[Sequence[int]]) -> Tensor:
         """As `Reading.logprobs`."""
         longest, found = max(map(len, targets)), []
-        with evaluating(self.generator.model):
-            for start in range(0, len(rows), _SCORED_ROWS):
-                part = list(rows[start : start + _SCORED_ROWS])
-                own = targets[start : start + _SCORED_ROWS]
-                scored = self.generator._score(self.encodings(part), self.mask[part], own)
-                found.append(nn.functional.pad(scored, (0, longest - scored.shape[1])))
+        for start in range(0, len(rows), _SCORED_ROWS):
+            scored = self._score(rows[start : start + _SCORED_ROWS], targets[start : start + _SCORED_ROWS])
+            found.append(nn.functional.pad(scored, (0, longest - scored.shape[1])))
         return torch.cat(found)  # (len(rows), T)
+
+    def _score(self, rows: Sequence[int], targets: Sequence[Sequence[int]]) -> Tensor:
+        state = Seq2SeqState(self, rows)
+        logits = state.logits[:, None]  # (N, 1, V)
+        if max(map(len, targets)) > 1:
+            inputs, _ = self.generator._pad([target[:-1] for target in targets])  # (N, T − 1)
+            logits = torch.cat([logits, state.append(inputs)], dim=1)  # (N, T, V)
+        return self.generator._pick(logits, targets)
 
     def encodings(self, rows: Sequence[int]) -> Any:
         """The encoder's output for some of the prompts."""
@@ -208,30 +221,46 @@ class Seq2SeqState:
     def __init__(self, reading: Seq2SeqReading, rows: Sequence[int]) -> None:
         self._reading, self._prompts = reading, list(rows)
         self._cache = _copy(reading.cache)
-        self._cache.reorder_cache(torch.tensor(self._prompts))
-        self._encoded, self._mask = reading.encodings(rows), reading.mask[self._prompts]
+        self._cache.self_attention_cache.reorder_cache(torch.tensor(self._prompts))
+        self._held = list(range(len(reading.mask)))
+        self._hold()
         self.logits = reading.first[self._prompts]  # (N, V)
 
     @torch.inference_mode()
-    def step(self, tokens: Tensor) -> None:
-        """As `DecoderState.step`."""
+    def append(self, tokens: Tensor) -> Tensor:
+        """Append tokens (N, T); returns the logits (N, T, V) after each."""
         generator = self._reading.generator
         with evaluating(generator.model):
-            inputs = tokens.to(self._mask.device)[:, None]  # (N, 1)
-            self.logits = generator._decode(self._encoded, self._mask, inputs, self._cache)[:, 0]
+            return generator._decode(self._encoded, self._mask, tokens.to(self._mask.device), self._cache, self._groups)
 
+    def step(self, tokens: Tensor) -> None:
+        """As `DecoderState.step`."""
+        self.logits = self.append(tokens[:, None])[:, 0]
+
+    @torch.inference_mode()
     def select(self, rows: Sequence[int]) -> None:
-        """As `DecoderState.select`; where each row keeps its prompt, cross-attention stays where it is."""
+        """As `DecoderState.select`; cross-attention moves only where another set of prompts is read."""
         if list(rows) == list(range(len(self._prompts))):
             return
-        prompts, index = [self._prompts[row] for row in rows], torch.tensor(rows)
-        if prompts == self._prompts:
-            self._cache.self_attention_cache.reorder_cache(index)
-        else:
-            self._cache.reorder_cache(index)
-            self._encoded, self._mask = self._reading.encodings(prompts), self._reading.mask[prompts]
-        self._prompts = prompts
+        self._cache.self_attention_cache.reorder_cache(torch.tensor(rows))
+        prompts = [self._prompts[row] for row in rows]
+        if prompts != self._prompts:
+            self._prompts = prompts
+            self._hold()
         self.logits = self.logits[list(rows)]
+
+    def _hold(self) -> None:
+        """Have the cross-attention of the prompts that are read: each once where rows can share it, else one a row."""
+        shares = self._reading.generator.shares
+        wanted = list(dict.fromkeys(self._prompts)) if shares else self._prompts
+        if wanted != self._held:
+            self._cache.cross_attention_cache = _copy_part(self._reading.cache.cross_attention_cache)
+            self._cache.cross_attention_cache.reorder_cache(torch.tensor(wanted))
+        self._held = list(wanted)
+        self._encoded, self._mask = self._reading.encodings(wanted), self._reading.mask[wanted]
+        # as many prompts as rows are the rows' own, in their order
+        grouped = len(wanted) < len(self._prompts)
+        self._groups = Groups.of(self._prompts, self._mask.device) if grouped else None
 
 
 def _ids(value: int | Sequence[int] | None) -> frozenset[int]:
@@ -242,8 +271,12 @@ def _copy(cache: Any) -> Any:
     """Another cache of the same tensors, which are replaced as it grows and never written to."""
     other = copy.copy(cache)
     other.is_updated = dict(cache.is_updated)
-    other.self_attention_cache = copy.copy(cache.self_attention_cache)
-    other.cross_attention_cache = copy.copy(cache.cross_attention_cache)
-    for part in (other.self_attention_cache, other.cross_attention_cache):
-        part.layers = [copy.copy(layer) for layer in part.layers]
+    other.self_attention_cache = _copy_part(cache.self_attention_cache)
+    other.cross_attention_cache = _copy_part(cache.cross_attention_cache)
+    return other
+
+
+def _copy_part(part: Any) -> Any:
+    other = copy.copy(part)
+    other.layers = [copy.copy(layer) for layer in part.layers]
     return other
