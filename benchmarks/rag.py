@@ -6,7 +6,7 @@ are the paragraphs of all of them. Measured on the same held-out questions:
   recall       of dense, BM25 and hybrid retrieval
   end-to-end   query encoder and generator trained together (RAG-Sequence)
   frozen       the generator alone trained, with the retriever as it was
-  beside each  its generator with the first passage alone, with all in one prompt, and with none
+  beside each  its generator with the first passage alone, and with none
 
     python benchmarks/rag.py --data ../shared/data --keep FOLDER [--stage all|documents|end-to-end|frozen|measure]
         [--epochs 1] [--k 4] [--limit N] [--json]
@@ -43,7 +43,7 @@ HELD_OUT = 1 / 3
 UPPER = r"layers\.(2\d)\.(attention\.w[qkvo]|feed_forward\.w[123])"
 """The upper ten of SmolLM2's thirty layers: half the time of a step."""
 VARIANTS = ("end-to-end", "frozen")
-BESIDE: tuple[System, ...] = ("closed-book", "retrieve-then-read", "concatenated", "rag-sequence")
+BESIDE: tuple[System, ...] = ("closed-book", "retrieve-then-read", "rag-sequence")
 
 
 def main() -> int:
