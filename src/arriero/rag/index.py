@@ -95,7 +95,8 @@ class FaissIndex:
             graph = self._faiss.IndexHNSWFlat(self.dim, _LINKS, self._faiss.METRIC_INNER_PRODUCT)
             graph.hnsw.efConstruction = _EF_BUILD
             fresh._hold(self._faiss.IndexIDMap(graph))
-        fresh.add(self._ids[alive], self._vectors()[alive])
+        vectors = self._vectors()
+        fresh.add(self._ids[alive], vectors if alive.all() else vectors[alive])
         return fresh
 
     def clear(self) -> None:
@@ -119,11 +120,12 @@ class FaissIndex:
         live = len(self)
         if self.kind == "flat":
             return _widen(lambda fetch: self._run(self._index, query, fetch, None), k, live)
-        ids = np.fromiter(self.deleted, dtype=np.int64, count=len(self.deleted))
-        selector = self._faiss.IDSelectorNot(self._faiss.IDSelectorBatch(ids))
         fetch = min(k + _TIES, live)
-        depth = max(_EF_SEARCH, 2 * fetch)
-        parameters = self._faiss.SearchParametersHNSW(efSearch=depth, sel=selector)
+        parameters = self._faiss.SearchParametersHNSW(efSearch=max(_EF_SEARCH, 2 * fetch))
+        if self.deleted:  # asked of every node that the walk meets, so not for nothing
+            ids = np.fromiter(self.deleted, dtype=np.int64, count=len(self.deleted))
+            selector = self._faiss.IDSelectorNot(self._faiss.IDSelectorBatch(ids))
+            parameters.sel = selector
         found = self._run(self._index, query, fetch, parameters)
         # A walk through the graph can end among deleted nodes; an exact search then finds what it missed.
         return found if len(found) >= min(k, live) else self._among(query, k, self.ids)
@@ -159,9 +161,10 @@ class FaissIndex:
         self._ids = self._faiss.vector_to_array(index.id_map)
 
     def _vectors(self) -> Vectors:
-        """A copy of the vectors, by position."""
+        """The vectors by position, where FAISS has them: to be read before this index changes."""
         flat = self._storage
-        return np.array(self._faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * self.dim)).reshape(-1, self.dim)
+        view: Vectors = self._faiss.rev_swig_ptr(flat.get_xb(), flat.ntotal * self.dim).reshape(-1, self.dim)
+        return view
 
     def save(self, path: Path, *, generation: int, token: str) -> None:
         """Write a snapshot, whole or not at all."""
