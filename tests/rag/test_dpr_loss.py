@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from arriero.common.errors import ArrieroError
-from arriero.rag.dpr_loss import dpr_nll, false_negatives, gather_vectors
+from arriero.rag.dpr_loss import dpr_nll, false_negatives, gather_vectors, repetitions
 
 POSITIVES = torch.tensor([0, 2, 3])
 
@@ -51,6 +51,14 @@ def test_a_positive_that_is_left_out_and_shapes_that_do_not_fit_are_refused():
         dpr_nll(queries, passages, POSITIVES, left_out)
     with pytest.raises(ArrieroError, match="left_out"):
         dpr_nll(queries, passages, POSITIVES, left_out[:, :5])
+
+
+def test_of_equal_passages_one_counts_and_of_ours_if_we_have_it():
+    texts = ["a", "b", "a", "c", "b", "a", "a"]
+    assert repetitions(texts, range(2)).tolist() == [False, False, True, False, True, True, True]
+    assert repetitions(texts, range(2, 4)).tolist() == [True, False, False, False, True, True, True]
+    assert repetitions(texts, range(5, 7)).tolist() == [True, False, True, False, True, False, True]
+    assert not repetitions(["a", "b"], range(2)).any()
 
 
 def test_one_process_needs_nobody_else_s_vectors():

@@ -53,6 +53,8 @@ class Collection:
         self._encoder: TextEncoder | None = None
         self._store: Store | None = None
         self._index: LiveIndex | None = None
+        self._indexed: str | None = None
+        """Fingerprint of the encoder of the index's vectors."""
 
     @classmethod
     def open(
@@ -110,13 +112,14 @@ class Collection:
 
     @property
     def encoder(self) -> TextEncoder:
-        """The encoder, checked against the one that the stored vectors come from.
+        """The encoder, checked against the one that the stored vectors come from: another process may encode them anew.
 
         Raises:
             ArrieroError: another encoder than the collection was made with.
         """
-        if self._encoder is None:
-            store = self.store if self.exists else None
+        store = self.store if self.exists else None
+        known = None if store is None else store.setting("encoder_fingerprint")
+        if self._encoder is None or (store is not None and known != self._encoder.fingerprint):
             self._encoder = bind_encoder(store, self.folder, self._asked_encoder, self._device, self._query_encoder)
         return self._encoder
 
@@ -281,8 +284,13 @@ class Collection:
         mode: Mode = "hybrid",
         filters: Mapping[str, str] | None = None,
     ) -> Hits:
-        """`search` with the query's vector (dim,) at hand."""
+        """`search` with the query's vector (dim,) of the collection's encoder at hand.
+
+        Raises:
+            ArrieroError: as `search`, and if the passages were encoded anew since the vector was made.
+        """
         with self.store.read():
+            self._check_unchanged()
             index = None if mode == "bm25" else self._live_index.get()
             return find(self.store, index, query, vector, k=k, mode=mode, filters=filters)
 
@@ -360,10 +368,20 @@ class Collection:
         location = locate(Path(name), self.folder)
         return [info for info in documents if info.location and is_under(info.location, location)], location
 
+    def _check_unchanged(self) -> None:
+        """Refuse vectors of an encoder that the stored ones no longer come from."""
+        known, own = self.store.setting("encoder_fingerprint"), self._encoder
+        if own is not None and known is not None and known != own.fingerprint:
+            raise ArrieroError(
+                f"the collection in {self.folder} was encoded anew by '{self.store.setting('encoder_name')}' "
+                f"({known[:12]}), and the question by '{own.name}' ({own.fingerprint[:12]}): ask again"
+            )
+
     @property
     def _live_index(self) -> LiveIndex:
-        if self._index is None:
-            dim = self.store.setting("dim")
+        known = self.store.setting("encoder_fingerprint")
+        if self._index is None or known != self._indexed:  # vectors encoded anew have the ids of the old ones
+            self._indexed, dim = known, self.store.setting("dim")
             self._index = LiveIndex(self.store, self.folder / INDEX_NAME, dim=int(dim or self.encoder.dim))
         return self._index
 

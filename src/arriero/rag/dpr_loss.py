@@ -70,6 +70,21 @@ def _tokens(text: str) -> tuple[str, ...]:
     return tuple(answer_tokens(text))
 
 
+def repetitions(texts: Sequence[str], own: range) -> Tensor:
+    """Which passages only repeat another of the batch: (N,) bool.
+
+    Of equal passages one counts, as if one process had them all; one of this process, where gradients flow, if it has
+    one, else the first.
+
+    Args:
+        texts: (N,) passages of all ranks.
+        own: the numbers of this rank's.
+    """
+    kept = {text: n for n, text in reversed([*enumerate(texts)])}
+    kept |= {texts[n]: n for n in reversed(own)}
+    return torch.tensor([kept[text] != n for n, text in enumerate(texts)], dtype=torch.bool)
+
+
 def gather_vectors(own: Tensor, sizes: Sequence[int], rank: int) -> Tensor:
     """The vectors of all ranks, (Σ sizes, D), in their order; gradients flow through this rank's own ones alone.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from arriero.generate.engine import evaluating
 from arriero.rag.collection import Collection
 from arriero.rag.contracts import Vectors
-from arriero.rag.dpr_loss import dpr_nll, false_negatives, gather_vectors
+from arriero.rag.dpr_loss import dpr_nll, false_negatives, gather_vectors, repetitions
 from arriero.rag.encoder import Encoder
 from arriero.rag.evaluation import does_answer
 from arriero.rag.negatives import Example
@@ -78,14 +78,18 @@ class RetrieverLearner(nn.Module):
         """−log p(z⁺|x) of the batch's questions, (B,), over the passages of all ranks."""
         queries = self.encoder.query.embed(batch.questions, self.encoder.query.tower.query_prompt)  # (B, D)
         own = self._embed(batch.passages).to(queries.device)  # (n, D)
-        told = self.layout.gather([list(batch.passages)])
+        told = self.layout.gather([list(batch.passages) if batch.counts else []])
         sizes = [len(texts) for [texts] in told]
-        first = sum(sizes[: self.layout.data_rank])
-        passages = gather_vectors(own, sizes, self.layout.data_rank)  # (N, D)
+        first, size = sum(sizes[: self.layout.data_rank]), sizes[self.layout.data_rank]
+        passages = gather_vectors(own[:size], sizes, self.layout.data_rank)  # (N, D)
+        if not batch.counts:
+            return 0 * (queries.sum(dim=1) + passages.sum())  # both networks are asked for gradients all the same
         texts = [text for [part] in told for text in part]
         positives = [first + place for place in batch.positives]
-        left_out = false_negatives(texts, positives, batch.answers).to(queries.device)  # (B, N)
-        return dpr_nll(queries, passages, torch.tensor(positives, device=queries.device), left_out, self.scale)
+        left_out = false_negatives(texts, positives, batch.answers)  # (B, N)
+        left_out |= repetitions(texts, range(first, first + size))
+        positive = torch.tensor(positives, device=queries.device)
+        return dpr_nll(queries, passages, positive, left_out.to(queries.device), self.scale)
 
     def _embed(self, texts: Sequence[str]) -> Tensor:
         """d(z), (n, D)."""
@@ -114,7 +118,7 @@ def retriever_loss(learner: RetrieverLearner, batch: RetrieverBatch) -> Loss:
     """The loss of a batch, each question counting once."""
     nll = learner(batch)  # (B,)
     if not batch.counts:
-        return Loss(0 * nll.sum(), 0, {"passages": 0})
+        return Loss(nll.sum(), 0, {"passages": 0})
     return Loss(nll.sum(), len(nll), {"passages": len(batch.passages)})
 
 
