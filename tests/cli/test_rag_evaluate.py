@@ -25,7 +25,6 @@ def test_an_untrained_model_is_measured_beside_its_baselines(run, room, tmp_path
         assert name in result.out
     page = (tmp_path / "out" / "evaluation.html").read_text()
     assert "who is the mayor of lumo?" in page
-    assert "Found, and answered wrongly" in page or "No passage that answers" in page
     summary = json.loads(run(*words(room, tmp_path / "out", *base, "--json")).out)  # nothing is left to do
     assert summary["questions"] == 3
     refused = run(*words(room, tmp_path / "out", *base, "--k", "2"))

@@ -52,14 +52,15 @@ def evaluate(config: RagEvaluateConfig) -> int:
     the generator alone (closed book), with the first passage alone (retrieve, then read), and with all passages in one
     prompt (concatenated).
 
-    Told are exact match and F1 with 95% intervals and each system's gain over the one before it; how well passages are
-    found (recall, reciprocal rank); which questions would be refused; and how much of each answer rests on passages
-    that say it. The page lists every question with what was read and answered.
+    Told are exact match, F1, and how often a right answer stands in what was said, with 95% intervals and each system's
+    gain over the one before it; how well passages are found (recall, reciprocal rank); which questions would be
+    refused; and how much of each answer rests on passages that say it. The page lists every question with what was read
+    and answered, to be searched, filtered and ordered. The same command goes on where it was stopped, even killed.
 
     Examples:
       arriero rag evaluate --questions squad.json
       arriero rag evaluate --questions qa.jsonl --rag runs/support/rag --out after
-      arriero rag evaluate --questions qa.jsonl --systems rag-sequence --limit 50 --json
+      arriero rag evaluate --questions qa.jsonl --systems rag-sequence --limit 50 --seed 1 --json
     """
     from arriero.common.progress import progress
     from arriero.rag.evaluation import evaluate as run
@@ -74,9 +75,9 @@ def evaluate(config: RagEvaluateConfig) -> int:
     trained = _load_trained(config)
     opened = config if trained is None else _asking_by(config, trained)
     folder = RunFolder(config.out)
-    measured = _settings(config)
-    folder.check(measured)
     with open_collection(opened) as collection:
+        measured = _settings(config, collection.store.generation)
+        folder.check(measured)
         generator = trained.generator if trained else _load_generator(config)
         k = config.measure.k or (trained.k if trained else 5)
         scale = trained.scale if trained else usual_scale(collection)
@@ -114,10 +115,13 @@ class _Settings:
     model: str
     adapter: Path | None
     measure: EvaluationConfig
+    generation: int
+    """Of the collection: its passages are the same."""
 
 
-def _settings(config: RagEvaluateConfig) -> _Settings:
-    return _Settings(**{each.name: getattr(config, each.name) for each in fields(_Settings)})
+def _settings(config: RagEvaluateConfig, generation: int) -> _Settings:
+    own = {each.name: getattr(config, each.name) for each in fields(_Settings) if each.name != "generation"}
+    return _Settings(**own, generation=generation)
 
 
 def _load_trained(config: RagEvaluateConfig) -> "RagModel | None":
@@ -125,7 +129,11 @@ def _load_trained(config: RagEvaluateConfig) -> "RagModel | None":
 
     if config.rag is None:
         return None
-    return load_rag(config.rag, model=None if config.model == DEFAULT_MODEL else config.model, device=config.device)
+    base = None if config.model == DEFAULT_MODEL else config.model
+    trained = load_rag(config.rag, model=base, device=config.device)
+    if other := {"rag-sequence", "rag-token"} & {*config.measure.systems} - {f"rag-{trained.kind}"}:
+        note(f"({printable(str(config.rag))} was trained as rag-{trained.kind}: {other.pop()} is another model of it)")
+    return trained
 
 
 def _asking_by(config: RagEvaluateConfig, trained: "RagModel") -> RagEvaluateConfig:
@@ -155,12 +163,12 @@ def _write(out: Path, summary: "Summary", page: str) -> None:
 
 
 def _show(summary: "Summary") -> None:
-    from arriero.report.rag_evaluation import refusal_words, retrieval_rows, system_rows
+    from arriero.report.rag_evaluation import SYSTEM_COLUMNS, refusal_words, retrieval_rows, system_rows
 
     out = console()
     systems = Table(box=None, pad_edge=False)
-    systems.add_column("system")
-    for name in ("exact match", "F1", "gain in EM", "gain in F1", "faithful"):
+    systems.add_column(SYSTEM_COLUMNS[0])
+    for name in SYSTEM_COLUMNS[1:]:
         systems.add_column(name, justify="right")
     for row in system_rows(summary):
         systems.add_row(*row)

@@ -6,7 +6,16 @@ from itertools import pairwise
 
 from arriero.rag.evaluation import DEPTH
 from arriero.rag.evaluation_records import Record, System
-from arriero.rag.qa_metrics import Estimate, Refusals, count_refusals, difference, estimate, recall_at, reciprocal_ranks
+from arriero.rag.qa_metrics import (
+    Estimate,
+    Refusals,
+    count_refusals,
+    difference,
+    estimate,
+    holds_answer,
+    recall_at,
+    reciprocal_ranks,
+)
 
 _DEPTHS = (1, 2, 3, 5, 10, DEPTH)
 
@@ -18,6 +27,8 @@ class SystemSummary:
     name: System
     em: Estimate
     f1: Estimate
+    said: Estimate
+    """A right answer stands in what it said, word for word; what else it said is not counted against it."""
     faithfulness: Estimate | None
     em_gain: Estimate | None
     """Over the system before it, question by question."""
@@ -38,6 +49,8 @@ class Summary:
     """A right answer stands in one of the documents that were read."""
     systems: tuple[SystemSummary, ...]
     refusals: Refusals
+    threshold: float
+    """Below which a question is refused."""
 
 
 def summarise(records: Sequence[Record], systems: Sequence[System], *, k: int, threshold: float) -> Summary:
@@ -63,7 +76,13 @@ def summarise(records: Sequence[Record], systems: Sequence[System], *, k: int, t
         refusals=count_refusals(
             [record.dense < threshold for record in records], [bool(record.answers) for record in records]
         ),
+        threshold=threshold,
     )
+
+
+def does_say(record: Record, system: System) -> bool:
+    """Whether a right answer stands in what a system said."""
+    return holds_answer(record.given[system].text, record.answers)
 
 
 def _summarise(records: Sequence[Record], name: System, before: System | None) -> SystemSummary:
@@ -74,6 +93,7 @@ def _summarise(records: Sequence[Record], name: System, before: System | None) -
         name=name,
         em=estimate([given.em for given in own]),
         f1=estimate([given.f1 for given in own]),
+        said=estimate([float(does_say(record, name)) for record in records]),
         faithfulness=estimate(weights) if weights else None,
         em_gain=None if earlier is None else difference([x.em for x in own], [x.em for x in earlier]),
         f1_gain=None if earlier is None else difference([x.f1 for x in own], [x.f1 for x in earlier]),

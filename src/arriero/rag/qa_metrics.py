@@ -75,7 +75,7 @@ def reciprocal_ranks(ranks: Sequence[int | None]) -> list[float]:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over questions, with the interval that holds it in 95 of 100 draws of the questions."""
+    """A mean over questions, with the interval that holds it in 95 of 100 draws of the questions; 0 of no question."""
 
     mean: float
     low: float
@@ -89,7 +89,7 @@ class Estimate:
 def estimate(values: Sequence[float], seed: int = 0) -> Estimate:
     """Mean and 95% interval by the bootstrap over questions (Efron 1979): percentiles of 1,000 means."""
     if not values:
-        return Estimate(float("nan"), float("nan"), float("nan"), 0)
+        return Estimate(0.0, 0.0, 0.0, 0)
     own = np.asarray(values, dtype=np.float64)
     drawn = own[np.random.default_rng(seed).integers(len(own), size=(_DRAWS, len(own)))]
     low, high = np.percentile(drawn.mean(axis=1), [2.5, 97.5])

@@ -11,7 +11,7 @@ from arriero import __version__
 
 
 def render_page(template: str, filters: Mapping[str, Callable[..., str]], **values: Any) -> str:
-    """A page without scripts, which asks nothing of any server; whatever its values say is text.
+    """A page that asks nothing of any server; whatever its values say is text.
 
     Args:
         template: its file in `templates`.
