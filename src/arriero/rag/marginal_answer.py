@@ -132,7 +132,7 @@ def ask_marginal(
     return MarginalAnswer(
         question=question,
         kind=decoding.kind,
-        text=answer.best.text,
+        text=answer.best.text if ended else answer.best.text.rstrip("\ufffd"),  # cut off within a character
         finish_reason="stop" if ended else "length",
         citations=_cite(answer, hits),
         passages=tuple(hits),
