@@ -54,7 +54,7 @@ def main() -> None:
             rounds = []
             for number in range(options.rounds):
                 rounds.append(run_apart(Path(folder) / kind, Path(folder) / f"{kind} {number}"))
-                print(f"{kind}: {rounds[-1]['seconds']:.1f} s", file=sys.stderr)
+                print(f"{kind}: {rounds[-1]}", file=sys.stderr)
             rows.append({"kind": kind, **sorted(rounds, key=lambda each: each["seconds"])[len(rounds) // 2]})
     if options.json:
         print(json.dumps({"machine": machine(), "rows": rows}, indent=2))
