@@ -139,8 +139,8 @@ def expand(base: Vectors, room: Vectors, chance: np.random.Generator) -> None:
 
     x = a + u (b − a) + s ‖b − a‖ e, scaled to length 1, where a is any of `base` and b any of its `NEIGHBOURS` nearest,
     u is uniform in [0, 1], and e is normal with E‖e‖² = 1 over all dimensions: so the noise follows the spread of real
-    passages there. s (`NOISE`) is set so that half of the real vectors with as many made of them are as hard to search
-    as the whole.
+    passages there. s (`NOISE`) is chosen, not measured: whether such vectors are as hard to search as real ones is not
+    known.
     """
     flat = FaissIndex(DIM, hnsw_from=len(base) + 1)
     flat.add(np.arange(len(base), dtype=np.int64), base)
