@@ -98,6 +98,14 @@ def test_a_question_is_kept_once(towns, byte_tokenizer, tmp_path):
     assert (counts.written, counts.kept, counts.dropped) == (18, 6, {"repeated": 12})
 
 
+def test_a_passage_is_asked_once_for_an_answer(towns, byte_tokenizer, tmp_path):
+    def say(town, sample):
+        return f" {number_of(town)}\nQuestion: How many {('people', 'souls')[sample]} live in the town of {town}?"
+
+    counts = make(towns, Scripted(byte_tokenizer, say), tmp_path / "q.jsonl", per_passage=2)
+    assert (counts.kept, counts.dropped) == (6, {"repeated": 6})
+
+
 def test_what_the_model_itself_answers_otherwise_is_dropped(towns, byte_tokenizer, tmp_path, monkeypatch):
     def read(generator, questions, documents, config):
         said = ["It has 1000 people." if "Lumo" in question else "Nobody knows." for question in questions]

@@ -20,7 +20,7 @@ FAULTS: dict[Fault, str] = {
     "pointing": "a question about 'the text', which means nothing without it",
     "lost": "retrieval does not bring the passage back",
     "disputed": "asked again, the model answers otherwise",
-    "repeated": "asked already",
+    "repeated": "asked already, or another one of its passage has the same answer",
 }
 """Why something is dropped, in the order of the checks."""
 

@@ -171,13 +171,16 @@ def keep(collection: Collection, rows: Sequence[Row]) -> tuple[list[Question], l
     asked: set[str] = set()
     for row in rows:
         passage = passages[row["passage"]][0]
+        answered: set[str] = set()
         for number, fields_of in enumerate(row["drafts"]):
             draft = Draft(**fields_of)
-            if draft.fault is None and normalise(draft.question) in asked:
+            question, answer = normalise(draft.question), normalise(draft.answer)
+            if draft.fault is None and (question in asked or answer in answered):
                 draft = replace(draft, fault="repeated")
             drafts.append(draft)
             if draft.fault is None:
-                asked.add(normalise(draft.question))
+                asked.add(question)
+                answered.add(answer)
                 questions.append(_question(draft, passage, f"{row['passage']}-{number}"))
     return questions, drafts
 
