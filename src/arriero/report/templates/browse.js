@@ -21,17 +21,22 @@ const kinds = {
   refused: (row) => row.refused,
   unanswerable: (row) => row.state === "unanswerable",
 };
+let placed = "file";  // moving thousands of elements takes a second: only where the order changes
 const orders = { file: () => 0, f1: (row, s) => row.f1[s], dense: (row) => row.dense };
 function show() {
   const system = Number(byId("system").value), word = byId("word").value.toLowerCase();
-  const kind = kinds[byId("kind").value], order = orders[byId("order").value];
+  const kind = kinds[byId("kind").value], order = byId("order").value;
+  const value = orders[order], wanted = order === "f1" ? order + system : order;
   let shown = 0;
   for (const row of rows) {
     const hit = kind(row, system) && row.text.includes(word);
     row.element.hidden = !hit;
     shown += hit;
   }
-  list.append(...rows.toSorted((a, b) => order(a, system) - order(b, system)).map((row) => row.element));
+  if (wanted !== placed) {
+    list.replaceChildren(...rows.toSorted((a, b) => value(a, system) - value(b, system)).map((row) => row.element));
+    placed = wanted;
+  }
   byId("shown").textContent = `${shown} of ${rows.length} questions`;
 }
 form.hidden = false;
