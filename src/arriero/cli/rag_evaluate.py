@@ -10,6 +10,7 @@ from rich.table import Table
 from arriero.cli.collection import CollectionConfig, open_collection
 from arriero.cli.engine import DEFAULT_MODEL
 from arriero.cli.output import console, note, print_json, printable, warn
+from arriero.cli.trained_rag import asking_by, load_trained
 from arriero.common.errors import ArrieroError
 from arriero.rag.evaluation import EvaluationConfig
 from arriero.rag.questions import QuestionFormat
@@ -17,7 +18,6 @@ from arriero.rag.questions import QuestionFormat
 if TYPE_CHECKING:
     from arriero.rag.evaluation_summary import Summary
     from arriero.rag.generator import Generator
-    from arriero.rag.rag_model import RagModel
 
 PAGE, SUMMARY = "evaluation.html", "summary.json"
 
@@ -43,8 +43,6 @@ class RagEvaluateConfig(CollectionConfig):
     def __post_init__(self) -> None:
         if not self.questions:
             raise ArrieroError("no questions given: expected --questions FILE")
-        if self.rag is not None and self.adapter is not None:
-            raise ArrieroError("--rag brings its own generator: leave --adapter out")
 
 
 def evaluate(config: RagEvaluateConfig) -> int:
@@ -72,8 +70,10 @@ def evaluate(config: RagEvaluateConfig) -> int:
     from arriero.train.run_folder import RunFolder
 
     questions = read_questions(config.questions, config.format)
-    trained = _load_trained(config)
-    opened = config if trained is None else _asking_by(config, trained)
+    trained = load_trained(config)
+    if trained and (other := {"rag-sequence", "rag-token"} & {*config.measure.systems} - {f"rag-{trained.kind}"}):
+        note(f"({printable(str(config.rag))} was trained as rag-{trained.kind}: {other.pop()} is another model of it)")
+    opened = asking_by(config, trained)
     folder = RunFolder(config.out)
     with open_collection(opened) as collection:
         measured = _settings(config, collection.store.generation)
@@ -122,27 +122,6 @@ class _Settings:
 def _settings(config: RagEvaluateConfig, generation: int) -> _Settings:
     own = {each.name: getattr(config, each.name) for each in fields(_Settings) if each.name != "generation"}
     return _Settings(**own, generation=generation)
-
-
-def _load_trained(config: RagEvaluateConfig) -> "RagModel | None":
-    from arriero.rag.rag_model import load_rag
-
-    if config.rag is None:
-        return None
-    base = None if config.model == DEFAULT_MODEL else config.model
-    trained = load_rag(config.rag, model=base, device=config.device)
-    if other := {"rag-sequence", "rag-token"} & {*config.measure.systems} - {f"rag-{trained.kind}"}:
-        note(f"({printable(str(config.rag))} was trained as rag-{trained.kind}: {other.pop()} is another model of it)")
-    return trained
-
-
-def _asking_by(config: RagEvaluateConfig, trained: "RagModel") -> RagEvaluateConfig:
-    """The same, with the RAG model's side of the retriever."""
-    return dataclasses.replace(
-        config,
-        query_encoder=trained.query_encoder or config.query_encoder,
-        encoder=str(trained.encoder) if trained.encoder else config.encoder,
-    )
 
 
 def _load_generator(config: RagEvaluateConfig) -> "Generator":

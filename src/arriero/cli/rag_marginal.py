@@ -1,6 +1,5 @@
 """`arriero rag ask|chat --mode sequence|token`: answers of the paper's models, and the passages that they rest on."""
 
-import dataclasses
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from arriero.cli.collection import open_collection
-from arriero.cli.engine import DEFAULT_MODEL
 from arriero.cli.interrupt import interruptible
 from arriero.cli.output import console, note, print_json, printable
 from arriero.cli.rag_ask import quoted
+from arriero.cli.trained_rag import asking_by, load_trained
 from arriero.common.errors import ArrieroError
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from arriero.rag.decode import DecodingConfig, RagKind
     from arriero.rag.generator import Generator
     from arriero.rag.marginal_answer import MarginalAnswer
-    from arriero.rag.rag_model import RagModel
 
 _PIPE_WIDTH = 100
 """Columns of the picture where the output is no terminal."""
@@ -101,11 +99,11 @@ def open_asker(config: "TalkConfig", *, num_return: int = 1) -> "Iterator[Asker]
 
     if config.mode == "chat":
         raise ArrieroError("--mode chat reads passages side by side and takes no --rag: leave one of them out")
-    trained = _load_trained(config, config.mode)
+    trained = load_trained(config, config.mode)
     kind = config.mode or (trained.kind if trained else None)
     assert kind is not None, "with neither mode nor RAG model the chat answers"
     decoding = _decoding(config, kind, num_return)
-    with open_collection(config if trained is None else _asking_by(config, trained)) as collection:
+    with open_collection(asking_by(config, trained)) as collection:
         generator = (
             trained.generator
             if trained
@@ -113,31 +111,6 @@ def open_asker(config: "TalkConfig", *, num_return: int = 1) -> "Iterator[Asker]
         )
         k = config.answer.k or (trained.k if trained else PASSAGES)
         yield Asker(collection, generator, decoding, k, trained.scale if trained else None, config)
-
-
-def _load_trained(config: "TalkConfig", kind: "RagKind | None") -> "RagModel | None":
-    from arriero.rag.rag_model import load_rag
-
-    if config.rag is None:
-        return None
-    if config.adapter is not None:
-        raise ArrieroError("--rag brings its own generator: leave --adapter out")
-    base = None if config.model == DEFAULT_MODEL else config.model
-    trained = load_rag(config.rag, kind=kind, model=base, device=config.device)
-    if config.query_encoder is not None and (trained.query_encoder or trained.encoder):
-        raise ArrieroError("--rag brings its own query encoder: leave --query-encoder out")
-    if config.encoder is not None and trained.encoder:
-        raise ArrieroError("--rag brings its own encoder: leave --encoder out")
-    return trained
-
-
-def _asking_by(config: "TalkConfig", trained: "RagModel") -> "TalkConfig":
-    """The same, with the RAG model's side of the retriever."""
-    return dataclasses.replace(
-        config,
-        query_encoder=trained.query_encoder or config.query_encoder,
-        encoder=str(trained.encoder) if trained.encoder else config.encoder,
-    )
 
 
 def _decoding(config: "TalkConfig", kind: "RagKind", num_return: int) -> "DecodingConfig":
