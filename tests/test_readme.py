@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.test_quickstart import EXPECTED
+
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 LINES = [line.partition("  #")[0].strip() for block in BLOCKS for line in block.splitlines()]
@@ -49,5 +51,6 @@ def test_every_arriero_command_of_the_readme_runs(tmp_path, smollm2_gguf, minilm
         )
         assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
         if command == "arriero quickstart":
-            assert "[1] python/topics/" in result.stdout
+            assert all(phrase in result.stdout for phrase in EXPECTED)
+            assert result.stdout.count("[1] python/topics/") == len(EXPECTED)
             assert "arriero rag add PATH" in result.stdout
