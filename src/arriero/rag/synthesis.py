@@ -135,7 +135,9 @@ def synthesise(
     dropped = {fault: counts[fault] for fault in FAULTS if counts[fault]}
     if not questions:
         listed = ", ".join(f"{count} {FAULTS[fault]}" for fault, count in dropped.items())
-        raise ArrieroError(f"nothing is left of {len(drafts)} questions ({listed}): take a larger --model")
+        raise ArrieroError(
+            f"nothing is left of {len(drafts)} questions ({listed}): raise --per-passage, or take a larger --model"
+        )
     return SynthesisCounts(passages=len(rows), short=short, written=len(drafts), kept=len(questions), dropped=dropped)
 
 
