@@ -21,6 +21,8 @@ import json
 import sys
 from pathlib import Path
 
+import torch
+
 from arriero.common.errors import ArrieroError
 from arriero.common.machine import machine_line
 from arriero.model.lora import LoraConfig
@@ -99,7 +101,7 @@ def train(keep: Path, variant: str, options: argparse.Namespace) -> None:
 def tell(options: argparse.Namespace) -> None:
     """Measure and print tables."""
     keep = options.keep
-    result = {"machine": machine_line("cpu"), "recall": recall(keep)}
+    result = {"machine": machine_line(torch.device("cpu")), "recall": recall(keep)}
     summaries = {variant: measure(keep, variant, options) for variant in VARIANTS if (keep / variant / RAG).is_dir()}
     if options.json:
         told = {variant: dataclasses.asdict(summary) for variant, summary in summaries.items()}
