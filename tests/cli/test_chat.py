@@ -73,7 +73,7 @@ def test_a_stopped_answer_is_remembered_as_far_as_it_came(session):
 
 def spawn(*argv: str) -> pexpect.spawn:
     talk = pexpect.spawn(sys.executable, ["-m", "arriero", *argv], timeout=120, encoding="utf-8")
-    talk.delaybeforesend = 0.5  # Python's input() overlooks a Ctrl-C in the instant after it shows the prompt
+    talk.delaybeforesend = 1.0  # Python's input() overlooks a Ctrl-C in the instant after it shows the prompt
     return talk
 
 
