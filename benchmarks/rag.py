@@ -27,7 +27,7 @@ from arriero.common.errors import ArrieroError
 from arriero.common.machine import machine_line
 from arriero.model.lora import LoraConfig
 from arriero.rag.collection import Collection
-from arriero.rag.evaluation import EvaluationConfig, does_answer, evaluate
+from arriero.rag.evaluation import EvaluationConfig, evaluate, find_rank
 from arriero.rag.evaluation_records import RECORDS, System
 from arriero.rag.evaluation_summary import Summary, summarise
 from arriero.rag.qa_metrics import difference, estimate, recall_at
@@ -132,7 +132,7 @@ def recall(keep: Path) -> dict[str, dict[str, str]]:
             for mode in MODES if encoder is None else ("dense", "hybrid"):
                 found = hits_for(collection, texts, 20, mode=mode)
                 ranks[f"{name}{mode}"] = [
-                    next((n for n, hit in enumerate(hits, 1) if does_answer(hit.passage.text, question)), None)
+                    find_rank(question, [hit.passage.text for hit in hits])
                     for question, hits in zip(questions, found, strict=True)
                 ]
     rows = {name: {str(k): interval(estimate(recall_at(own, k))) for k in (1, 5)} for name, own in ranks.items()}
@@ -157,7 +157,6 @@ def measure(keep: Path, variant: str, options: argparse.Namespace) -> Summary:
             k=options.k,
             scale=model.scale,
             records=keep / f"{variant}-{RECORDS}",
-            advance=lambda done: print(f"{variant}: {done} more answered", file=sys.stderr),
         )
     return summarise(records, BESIDE, k=options.k, threshold=config.threshold)
 

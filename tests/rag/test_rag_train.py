@@ -19,9 +19,10 @@ from arriero.rag.decode import DecodingConfig, decode
 from arriero.rag.encoder import load_encoder, load_query_encoder
 from arriero.rag.generators import load_generator
 from arriero.rag.rag_model import MANIFEST, load_rag
-from arriero.rag.rag_train import RAG, build_learner, open_collection, prepare_rag, spread, train_rag
+from arriero.rag.rag_train import RAG, build_learner, prepare_rag, spread, train_rag
 from arriero.rag.retrieve import documents_for
 from arriero.rag.seq2seq_generator import Seq2SeqGenerator
+from arriero.rag.training_set import open_collection
 from arriero.report.curves import charts
 from arriero.report.run import read_run
 from arriero.train.watch import RunWatcher

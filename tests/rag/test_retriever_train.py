@@ -11,7 +11,8 @@ from arriero.rag.collection import Collection
 from arriero.rag.encoder import load_encoder
 from arriero.rag.rag_config import QuestionsConfig
 from arriero.rag.retriever_config import RetrieverConfig, RetrieverOptimizerConfig
-from arriero.rag.retriever_train import open_collection, prepare_retriever, train_retriever
+from arriero.rag.retriever_train import prepare_retriever, train_retriever
+from arriero.rag.training_set import open_collection
 from arriero.train.keep import KeepConfig
 from arriero.train.sft_config import EpochsConfig
 from tests.rag.rag_room import TOWNS, write_room

@@ -26,15 +26,7 @@ from arriero.model.layers import set_recompute
 from arriero.model.quantised import quantised_to
 from arriero.model.source import LoadedModel, load_model, name_base
 from arriero.train.carbon import EnergyMeter
-from arriero.train.checkpoint import (
-    Checkpoints,
-    best_checkpoint,
-    gather_state,
-    is_newer,
-    load_state,
-    read_manifest,
-    verify,
-)
+from arriero.train.checkpoint import Checkpoints, best_checkpoint, is_newer, load_weights
 from arriero.train.loop import End, Loop, LoopConfig, StepResult
 from arriero.train.parallel import Layout, laid_out
 from arriero.train.run_facts import take_up
@@ -231,12 +223,11 @@ def _export(folder: RunFolder, config: PpoConfig, checkpoint: Path | None) -> No
     target = folder.path / ADAPTER if config.method == "lora" else folder.model
     if checkpoint is None or is_newer(target / "tokenizer_config.json", checkpoint):
         return
-    verify(checkpoint, read_manifest(checkpoint))
     if config.method == "full":
         loaded = load_model(config.model, device="cpu", dtype="float32")
-        load_state(checkpoint, gather_state(ActorCritic(loaded.model, loaded.model), None))
+        load_weights(checkpoint, ActorCritic(loaded.model, loaded.model))
         export_model(loaded, target, "f32")
         return
     loaded = load_policy(config)
-    load_state(checkpoint, gather_state(ActorCritic(loaded.model, loaded.model), None))
+    load_weights(checkpoint, ActorCritic(loaded.model, loaded.model))
     export_peft(loaded, POLICY, target, name_base(config.model), quantised=quantised_to(loaded.model))

@@ -19,6 +19,7 @@ from arriero.align.reward_data import TokenPair
 from arriero.align.reward_loss import Margins, margin_of
 from arriero.kernels.documents import Documents
 from arriero.train.example_batches import UnitBatches, lay_out
+from arriero.train.held_out import own_portions
 from arriero.train.supervised import Supervised
 
 
@@ -82,9 +83,8 @@ def evaluation_batches(
 ) -> Iterator[PairBatch]:
     """One pass over pairs, those of like length together, the same number of micro-batches on every rank."""
     ordered = sorted(pairs, key=len)
-    for first in range(0, len(ordered), rows * world):
-        start = first + rank * rows
-        yield lay_out_pairs(ordered[start : start + rows], margins)
+    for own in own_portions(len(ordered), rows=rows, rank=rank, world=world):
+        yield lay_out_pairs([ordered[i] for i in own], margins)
 
 
 def lay_out_pairs(pairs: Sequence[TokenPair], margins: Margins) -> PairBatch:

@@ -24,7 +24,6 @@ from arriero.align.reward_loss import Margins, ranking_loss, safety_loss
 from arriero.align.reward_measure import evaluate_reward, write_evaluation
 from arriero.align.reward_model import load_reward_model, scores_at
 from arriero.common.errors import ArrieroError
-from arriero.generate.engine import evaluating
 from arriero.model.adapter_export import export_peft
 from arriero.model.adapters import Adapters
 from arriero.model.heads import SCORE, add_head
@@ -34,16 +33,9 @@ from arriero.model.quantised import quantised_to
 from arriero.model.source import LoadedModel, load_model, name_base
 from arriero.model.transformer import Llama
 from arriero.train.carbon import EnergyMeter
-from arriero.train.checkpoint import (
-    Checkpoints,
-    best_checkpoint,
-    gather_state,
-    is_newer,
-    load_state,
-    read_manifest,
-    verify,
-)
+from arriero.train.checkpoint import Checkpoints, best_checkpoint, is_newer, load_weights
 from arriero.train.export import export_hugging_face
+from arriero.train.held_out import mean_loss
 from arriero.train.loop import End, Loop, LoopConfig, Loss, LossFunction
 from arriero.train.parallel import Layout, laid_out
 from arriero.train.run_facts import take_up
@@ -251,17 +243,12 @@ def _watcher(
     )
 
 
-@torch.no_grad()
 def _validate(model: Llama, pairs: Sequence[TokenPair], prepared: PreparedReward, layout: Layout) -> dict[str, Any]:
-    """Loss and accuracy over held-out pairs; every rank takes its share of them."""
-    sums, compute = torch.zeros(3, dtype=torch.float64), pair_loss(prepared.safety_weight)
+    """Loss and accuracy over held-out pairs."""
     split = {"rows": prepared.micro_rows, "rank": layout.data_rank, "world": layout.data_world}
-    with evaluating(model):
-        for batch in evaluation_batches(pairs, prepared.margins, **split):
-            loss = compute(model, batch)
-            sums += torch.tensor([float(loss.total), float(loss.metrics["accuracy"]), loss.count], dtype=torch.float64)
-    total, right, count = layout.sum(sums.to(layout.device)).tolist()
-    return {"loss": total / count, "accuracy": right / count, "pairs": int(count)}
+    batches = evaluation_batches(pairs, prepared.margins, **split)
+    means, count = mean_loss(model, pair_loss(prepared.safety_weight), batches, layout, "accuracy")
+    return means | {"pairs": count}
 
 
 def _finish(folder: RunFolder, config: RewardModelConfig, prepared: PreparedReward, checkpoint: Path | None) -> None:
@@ -287,6 +274,5 @@ def _export(checkpoint: Path, target: Path, config: RewardModelConfig, prepared:
         return
     loaded = load_model(config.model, device="cpu", dtype="float32")
     build_model(config, loaded)
-    verify(checkpoint, read_manifest(checkpoint))
-    load_state(checkpoint, gather_state(loaded.model, None))
+    load_weights(checkpoint, loaded.model)
     export_peft(loaded, ADAPTER, target, name_base(config.model), quantised=quantised_to(loaded.model))

@@ -60,7 +60,6 @@ def evaluate(config: RagEvaluateConfig) -> int:
       arriero rag evaluate --questions qa.jsonl --rag runs/support/rag --out after
       arriero rag evaluate --questions qa.jsonl --systems rag-sequence --limit 50 --seed 1 --json
     """
-    from arriero.common.progress import progress
     from arriero.rag.evaluation import evaluate as run
     from arriero.rag.evaluation_records import RECORDS
     from arriero.rag.evaluation_summary import summarise
@@ -77,12 +76,11 @@ def evaluate(config: RagEvaluateConfig) -> int:
     folder = RunFolder(config.out)
     with open_collection(opened) as collection:
         measured = _settings(config, collection.store.generation)
-        folder.check(measured)
+        folder.check(measured, allow=None)
         generator = trained.generator if trained else _load_generator(config)
         k = config.measure.k or (trained.k if trained else 5)
         scale = trained.scale if trained else usual_scale(collection)
-        total = len(questions[: config.measure.limit])
-        with folder.hold(measured), progress("Answering", total, "questions") as advance:
+        with folder.hold(measured, allow=None):
             folder.begin(measured)
             records = run(
                 collection,
@@ -92,7 +90,6 @@ def evaluate(config: RagEvaluateConfig) -> int:
                 k=k,
                 scale=scale,
                 records=config.out / RECORDS,
-                advance=advance,
             )
     summary = summarise(records, config.measure.systems, k=k, threshold=config.measure.threshold)
     _write(config.out, summary, render_evaluation(summary, records, name=config.questions[0].name))

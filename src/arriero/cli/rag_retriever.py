@@ -9,7 +9,7 @@ from rich.table import Table
 from arriero.cli.collection import CollectionConfig, open_collection
 from arriero.cli.options import positional
 from arriero.cli.output import console, print_json, printable, warn
-from arriero.common.errors import ArrieroError, NotFoundError
+from arriero.common.errors import ArrieroError
 from arriero.rag.retriever_config import RetrieverConfig
 
 if TYPE_CHECKING:
@@ -47,15 +47,13 @@ def retriever(config: RetrieverCommand) -> int:
     """
     import os
 
-    from arriero.rag.retriever_train import open_collection as open_documents
     from arriero.rag.retriever_train import prepare_retriever, train_retriever
+    from arriero.rag.training_set import open_collection as open_documents
 
     settings = RetrieverConfig(**{field.name: getattr(config, field.name) for field in fields(RetrieverConfig)})
     name = settings.questions.questions[0].name.partition(".")[0]
     run = config.run or Path("runs") / f"{name}-retriever"
     with open_documents(settings) as collection:
-        if not collection.exists:
-            raise NotFoundError(f"no collection in {settings.collection}: `arriero rag add PATH` makes one")
         prepared = prepare_retriever(settings, collection, int(os.environ.get("WORLD_SIZE", "1")))
         main = os.environ.get("RANK", "0") == "0"
         if main and not (config.json and not config.dry_run):

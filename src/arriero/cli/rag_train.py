@@ -45,15 +45,13 @@ def train(config: RagTrainCommand) -> int:
     """
     import os
 
-    from arriero.common.errors import NotFoundError
-    from arriero.rag.rag_train import open_collection, prepare_rag, train_rag
+    from arriero.rag.rag_train import prepare_rag, train_rag
+    from arriero.rag.training_set import open_collection
 
     settings = RagTrainConfig(**{field.name: getattr(config, field.name) for field in fields(RagTrainConfig)})
     name = settings.questions.questions[0].name.partition(".")[0]
     run = config.run or Path("runs") / f"{name}-rag"
     with open_collection(settings) as collection:
-        if not collection.exists:
-            raise NotFoundError(f"no collection in {settings.collection}: `arriero rag add PATH` makes one")
         prepared = prepare_rag(settings, collection, int(os.environ.get("WORLD_SIZE", "1")))
         main = os.environ.get("RANK", "0") == "0"
         if main and not (config.json and not config.dry_run):

@@ -239,8 +239,7 @@ class Collection:
         fresh = load_encoder(encoder, device=self._device) if isinstance(encoder, str | Path) else encoder
         with self._writing():
             ids = self.store.passage_ids()
-            rows = self.store.passages(ids.tolist())
-            vectors = fresh.encode_passages([rows[number][0].text for number in ids.tolist()], advance)
+            vectors = fresh.encode_passages([passage.text for _, passage, _ in self.store.each_passage()], advance)
             settings = encoder_settings(encoder, fresh, self.folder)
             self.store.replace_vectors(ids, vectors, **settings, **{TOKENS: "[]"})
             self._index, self._encoder, self._asked_encoder = None, fresh, None

@@ -12,18 +12,19 @@ that an evaluation that was stopped goes on.
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from arriero.common.errors import ArrieroError
+from arriero.common.journal import Row, fill
 from arriero.rag.answer import REFUSAL_SCORE
 from arriero.rag.collection import Collection
 from arriero.rag.decode import Decoding, DecodingConfig, RagAnswer, RagKind, decode, decode_closed_book
-from arriero.rag.evaluation_records import SILENT, SYSTEMS, Given, Read, Record, System, read_records, write_records
+from arriero.rag.evaluation_records import SILENT, SYSTEMS, Given, Read, Record, System, as_record, read_records
 from arriero.rag.generator import Generator, RagDocument
 from arriero.rag.marginal import document_prior
 from arriero.rag.qa_metrics import answer_tokens, exact_match, f1, holds_answer
@@ -92,7 +93,6 @@ def evaluate(
     k: int,
     scale: float,
     records: Path,
-    advance: Callable[[int], None] = lambda done: None,
 ) -> list[Record]:
     """Answer all questions, and write down what each came to.
 
@@ -102,20 +102,20 @@ def evaluate(
         k: documents of a question.
         scale: length of the query vectors, for p(z|x).
         records: the file to write to; what is in it already is not answered again.
-        advance: told how many more questions are done.
+
+    Raises:
+        ArrieroError: the file holds other questions, or is damaged.
     """
     asked = choose_questions(questions, config)
     done = read_records(records)
     if [record.question for record in done] != [question.question for question in asked[: len(done)]]:
         raise ArrieroError(f"{records} holds other questions: choose another folder")
-    advance(len(done))
-    with records.open("a", encoding="utf-8") as file:
-        for start in range(len(done), len(asked), _PORTION):
-            fresh = _answer(collection, generator, asked[start : start + _PORTION], config, k, scale)
-            write_records(fresh, file)
-            done += fresh
-            advance(len(fresh))
-    return done
+
+    def answer(places: range) -> list[Row]:
+        return [asdict(each) for each in _answer(collection, generator, [asked[i] for i in places], config, k, scale)]
+
+    rows = fill(records, len(asked), _PORTION, answer, doing="Answering", unit="questions")
+    return [as_record(row) for row in rows]
 
 
 def choose_questions(questions: Sequence[Question], config: EvaluationConfig) -> list[Question]:
@@ -151,7 +151,7 @@ def _answer(
             id=question.id,
             question=question.question,
             answers=question.answers,
-            rank=find_rank(question, hits),
+            rank=find_rank(question, [hit.passage.text for hit in hits]),
             dense=max((hit.dense for hit in hits), default=-1.0),
             documents=tuple(_read(question, hits[:k], own)),
             given=answers_of,
@@ -200,9 +200,9 @@ def _measure(answer: RagAnswer, question: Question, system: System) -> Given:
     )
 
 
-def find_rank(question: Question, hits: Sequence[Hit]) -> int | None:
+def find_rank(question: Question, passages: Sequence[str]) -> int | None:
     """The rank of the first passage that answers a question."""
-    return next((rank for rank, hit in enumerate(hits, 1) if does_answer(hit.passage.text, question)), None)
+    return next((rank for rank, text in enumerate(passages, 1) if does_answer(text, question)), None)
 
 
 def does_answer(passage: str, question: Question) -> bool:

@@ -1,13 +1,12 @@
 """What each question of an evaluation came to, as JSON lines that are added to while it goes on."""
 
 import json
-import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, get_args
+from typing import Literal, get_args
 
 from arriero.common.errors import FormatError
+from arriero.common.journal import Row
 
 System = Literal["closed-book", "retrieve-then-read", "concatenated", "rag-sequence", "rag-token"]
 SYSTEMS: tuple[System, ...] = get_args(System)
@@ -60,37 +59,26 @@ class Record:
     given: dict[System, Given] = field(default_factory=dict)
 
 
-def write_records(records: Sequence[Record], file: IO[str]) -> None:
-    """Add to the file, so that they outlive a kill."""
-    file.write("".join(json.dumps(asdict(record), ensure_ascii=False) + "\n" for record in records))
-    file.flush()
-    os.fsync(file.fileno())
-
-
 def read_records(path: Path) -> list[Record]:
-    """What was written down; a last line that a kill cut short is taken away.
+    """What was written down; a last line that a kill cut short is none.
 
     Raises:
-        FormatError: another line is damaged.
+        FormatError: a line is damaged.
     """
     if not path.is_file():
         return []
-    whole = path.read_bytes()
-    if not whole.endswith(b"\n"):
-        whole = whole[: whole.rfind(b"\n") + 1]
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-    lines = whole.decode(errors="replace").split("\n")[:-1]  # texts may hold what `splitlines` takes for an end
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(_read_record(json.loads(line)))
+            records.append(as_record(json.loads(line)))
         except (ValueError, LookupError, TypeError) as error:
             raise FormatError(f"{path}, line {number}: damaged; remove it and all lines behind it to go on") from error
     return records
 
 
-def _read_record(row: dict[str, Any]) -> Record:
+def as_record(row: Row) -> Record:
+    """A record of its plain form."""
     given = {name: Given(**{**own, "posterior": tuple(own["posterior"])}) for name, own in row["given"].items()}
     documents = tuple(Read(**document) for document in row["documents"])
     return Record(**{**row, "answers": tuple(row["answers"]), "documents": documents, "given": given})

@@ -18,8 +18,6 @@ from arriero.rag.generator import RagDocument
 from arriero.rag.index import FaissIndex
 from arriero.rag.retrieve import as_document
 
-_BLOCK = 512
-
 
 @dataclass(frozen=True)
 class Found:
@@ -54,16 +52,12 @@ class PassageBank:
 
     def reencode(self, encode: Callable[[Sequence[str]], Vectors]) -> None:
         """Give every passage a new vector, in memory."""
-        ids = self.collection.store.passage_ids()
-        fresh: dict[int, Vectors] = {}
-        for start in range(0, len(ids), _BLOCK):
-            rows = self.collection.store.passages(ids[start : start + _BLOCK].tolist())
-            numbers = sorted(rows)
-            fresh |= dict(zip(numbers, encode([rows[number][0].text for number in numbers]), strict=True))
+        rows = [(number, passage.text) for number, passage, _ in self.collection.store.each_passage()]
+        numbers = [number for number, _ in rows]
+        vectors = encode([text for _, text in rows])
         index = FaissIndex(self.collection.encoder.dim)
-        numbers = sorted(fresh)
-        index.add(np.array(numbers, dtype=np.int64), np.stack([fresh[number] for number in numbers]))
-        self._fresh, self._index = fresh, index.settled()
+        index.add(np.array(numbers, dtype=np.int64), vectors)
+        self._fresh, self._index = dict(zip(numbers, vectors, strict=True)), index.settled()
 
     def _nearest(self, question: str, query: Vectors, k: int) -> list[tuple[RagDocument, Vectors]]:
         store = self.collection.store

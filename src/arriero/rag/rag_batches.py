@@ -8,6 +8,7 @@ import numpy as np
 
 from arriero.rag.questions import Question
 from arriero.train.example_batches import UnitBatches
+from arriero.train.held_out import own_portions
 from arriero.train.supervised import Supervised
 
 
@@ -70,6 +71,5 @@ def evaluation_batches(
     questions: Sequence[Question], targets: Sequence[Sequence[int]], *, rows: int, rank: int = 0, world: int = 1
 ) -> Iterator[RagBatch]:
     """One pass over questions, the same number of micro-batches on every rank."""
-    for first in range(0, len(questions), rows * world):
-        start = first + rank * rows
-        yield lay_out_questions(questions, targets, range(start, min(start + rows, len(questions))))
+    for own in own_portions(len(questions), rows=rows, rank=rank, world=world):
+        yield lay_out_questions(questions, targets, own)

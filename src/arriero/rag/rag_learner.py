@@ -6,15 +6,13 @@ Each question is encoded, its documents are looked up with the vector as it is n
 B questions, k documents, D vector size.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from arriero.generate.engine import evaluating
 from arriero.model.config import LlamaConfig
 from arriero.rag.collapse import RetrievalState, retrieval_state
 from arriero.rag.decode import DecodingConfig, RagAnswer, RagKind, decode
@@ -28,16 +26,7 @@ from arriero.rag.rag_batches import RagBatch
 from arriero.rag.rag_loss import Retrieved, document_scores, marginal_nll
 from arriero.rag.tower import TowerModel
 from arriero.train.loop import Loss
-
-
-@dataclass(frozen=True)
-class GeneratorShape:
-    """What a run's diary says of an encoder-decoder."""
-
-    kind: str
-    vocab_size: int
-    dim: int
-    tied_embeddings: bool
+from arriero.train.run_facts import NetworkShape
 
 
 class RagLearner(nn.Module):
@@ -72,12 +61,12 @@ class RagLearner(nn.Module):
         self.indexed = None if passages is None else passages.network.requires_grad_(False)
 
     @property
-    def config(self) -> LlamaConfig | GeneratorShape:
+    def config(self) -> LlamaConfig | NetworkShape:
         """The generator's shape."""
         if isinstance(self.reader, LlamaGenerator):
             return self.reader.model.config
         shape: Any = self.generator.config
-        return GeneratorShape(shape.model_type, shape.vocab_size, shape.hidden_size, shape.tie_word_embeddings)
+        return NetworkShape(shape.model_type, shape.vocab_size, shape.hidden_size, shape.tie_word_embeddings)
 
     @property
     def n_params(self) -> int:
@@ -94,8 +83,8 @@ class RagLearner(nn.Module):
             self.indexed.eval()
         return self
 
-    def forward(self, batch: RagBatch) -> tuple[Tensor, Found]:
-        """−log p(y|x) (B,) of a batch, and what was found for it."""
+    def forward(self, batch: RagBatch) -> tuple[Tensor, Tensor, Found]:
+        """−log p(y|x) (B,) of a batch, d(z) · q(x) (B, k), and what was found for it."""
         queries = self.embed([question.question for question in batch.questions])  # (B, D)
         found = self.find(batch.questions, queries)
         scores = document_scores(queries, found.vectors.to(queries.device), self.scale)  # (B, k)
@@ -104,7 +93,7 @@ class RagLearner(nn.Module):
             for question, documents, target in zip(batch.questions, found.documents, batch.targets, strict=True)
         ]
         retrieved = Retrieved(prompts, found.vectors, found.present)
-        return marginal_nll(self.reader, self.kind, scores, retrieved, batch.targets), found
+        return marginal_nll(self.reader, self.kind, scores, retrieved, batch.targets), scores.detach(), found
 
     def embed(self, questions: Sequence[str]) -> Tensor:
         """q(x), (B, D), with gradients where the tower learns."""
@@ -155,11 +144,10 @@ def found_ids(found: Found) -> list[list[int]]:
 
 def rag_loss(learner: RagLearner, batch: RagBatch) -> Loss:
     """The loss of a micro-batch, each question counting once, and what retrieval came to."""
-    nll, found = learner(batch)  # (B,)
+    nll, scores, found = learner(batch)  # (B,), (B, k)
     if not batch.counts:
         return Loss(0 * nll.sum(), 0, {"unique_documents": 0, "prior_entropy": 0, "answer_found": 0})
-    scores = torch.tensor([[learner.scale * each.score for each in own] for own in _filled(found)])  # (B, k)
-    prior = document_prior(scores, found.present)  # (B, k)
+    prior = document_prior(scores.cpu(), found.present)  # (B, k)
     entropy = -torch.where(found.present, prior.exp() * prior, 0.0).sum()
     right = [
         any(holds_answer(document.text, question.answers) for document in own)
@@ -172,27 +160,3 @@ def rag_loss(learner: RagLearner, batch: RagBatch) -> Loss:
         "answer_found": sum(right),
     }
     return Loss(nll.sum(), len(nll), metrics)
-
-
-def _filled(found: Found) -> list[list[RagDocument]]:
-    """Lists of equal length: empty places repeat a document."""
-    most = found.present.shape[1]
-    return [own + own[-1:] * (most - len(own)) for own in found.documents]
-
-
-@torch.no_grad()
-def measure(learner: RagLearner, batches: Sequence[RagBatch], add_up: Callable[[Tensor], Tensor]) -> dict[str, float]:
-    """Mean −log p(y|x) over held-out questions, and the share that found a document with the answer.
-
-    Args:
-        batches: this rank's, as many as every other's.
-        add_up: sums over the ranks.
-    """
-    sums = torch.zeros(3, dtype=torch.float64)
-    with evaluating(learner):
-        for batch in batches:
-            loss = rag_loss(learner, batch)
-            own = [float(loss.total), float(loss.metrics["answer_found"]), float(loss.count)]
-            sums += torch.tensor(own, dtype=torch.float64)
-    total, right, count = add_up(sums.to(next(learner.parameters()).device)).tolist()
-    return {"loss": total / count, "answer_found": right / count, "questions": int(count)}

@@ -30,23 +30,17 @@ from arriero.rag.generators import is_encoder_decoder
 from arriero.rag.llama_generator import LlamaGenerator
 from arriero.rag.passage_bank import PassageBank
 from arriero.rag.qa_metrics import exact_match, f1
-from arriero.rag.questions import Question, read_questions, split_questions
-from arriero.rag.rag_batches import RagBatches, evaluation_batches
+from arriero.rag.questions import Question
+from arriero.rag.rag_batches import RagBatch, RagBatches, evaluation_batches
 from arriero.rag.rag_config import RagTrainConfig
-from arriero.rag.rag_learner import RagLearner, found_ids, measure, rag_loss
+from arriero.rag.rag_learner import RagLearner, found_ids, rag_loss
 from arriero.rag.rag_model import ENCODER, GENERATOR, MANIFEST, QUERY_ENCODER, write_manifest
 from arriero.rag.seq2seq_generator import Seq2SeqGenerator
 from arriero.rag.tower import TowerModel
+from arriero.rag.training_set import divide_questions, open_collection, trainable_encoder
 from arriero.train.carbon import EnergyMeter
-from arriero.train.checkpoint import (
-    Checkpoints,
-    best_checkpoint,
-    gather_state,
-    is_newer,
-    load_state,
-    read_manifest,
-    verify,
-)
+from arriero.train.checkpoint import Checkpoints, best_checkpoint, is_newer, load_weights
+from arriero.train.held_out import mean_loss
 from arriero.train.loop import End, Loop, LoopConfig
 from arriero.train.parallel import Layout, laid_out
 from arriero.train.run_facts import take_up
@@ -98,28 +92,22 @@ def prepare_rag(config: RagTrainConfig, collection: Collection, world: int = 1) 
     Raises:
         ArrieroError: models, documents and questions do not fit each other, or nothing is left to learn.
     """
-    questions = read_questions(config.questions.questions, config.questions.format)
-    answered = [question for question in questions if question.answers]
-    if config.questions.eval_questions:
-        held_out = read_questions(config.questions.eval_questions, config.questions.format)
-        training, held_out = answered, [question for question in held_out if question.answers]
-    else:
-        training, held_out = split_questions(answered, config.questions.eval_share, config.seed)
-    if not training:
-        raise ArrieroError(f"none of {len(questions)} questions has an answer: there is nothing to learn")
+    questions = divide_questions(config.questions, config.seed)
+    if not questions.training:
+        raise ArrieroError(f"none of {questions.read} questions has an answer: there is nothing to learn")
     learner, encoder, loaded = build_learner(config, collection)
-    tokens = _question_tokens(learner, training[:8])
+    tokens = _question_tokens(learner, questions.training[:8])
     rows = micro_rows(config.training.batch, config.training.rows, config.device, tokens, world)
     return PreparedRag(
         learner=learner,
         encoder=encoder,
         loaded=loaded,
-        training=training,
-        held_out=held_out,
-        unanswered=len(questions) - len(answered),
+        training=questions.training,
+        held_out=questions.held_out,
+        unanswered=questions.unanswered,
         question_tokens=tokens,
         micro_rows=rows,
-        loop=loop_config(config.training, len(training), rows, world),
+        loop=loop_config(config.training, len(questions.training), rows, world),
     )
 
 
@@ -129,9 +117,7 @@ def build_learner(config: RagTrainConfig, collection: Collection) -> tuple[RagLe
     Raises:
         ArrieroError: the collection's encoder or the generator cannot learn as asked.
     """
-    encoder = collection.encoder
-    if not isinstance(encoder, Encoder):
-        raise ArrieroError(f"the encoder '{encoder.name}' has no weights here: expected one of a folder")
+    encoder = trainable_encoder(collection)
     retrieval, tower = config.retrieval, encoder.query
     if retrieval.reencode_every and encoder.query is not encoder.passage:
         raise ArrieroError("reencode_every: expected an encoder with one tower for both sides, got a pair")
@@ -181,11 +167,6 @@ def train_rag(run: Path, config: RagTrainConfig, allow: Sequence[str] = (), prep
             collection = block.enter_context(open_collection(config))
             prepared = prepare_rag(config, collection, layout.data_world)
         return _train(folder, config, prepared, layout, allow)
-
-
-def open_collection(config: RagTrainConfig) -> Collection:
-    """The documents of a run."""
-    return Collection.open(config.collection, device="cpu", query_encoder=config.query_encoder)
 
 
 def _train(
@@ -286,7 +267,7 @@ class _Watcher(RunWatcher):
         self.asked, self.answers = spread(held_out, _ANSWERED), list[str]()
 
         def validate() -> dict[str, float]:
-            return measure(learner, batches, layout.sum) | self._answer() | self.now.to_dict()
+            return self._measure(batches) | self._answer() | self.now.to_dict()
 
         tokens = round(config.training.batch * prepared.question_tokens)
         super().__init__(
@@ -304,6 +285,11 @@ class _Watcher(RunWatcher):
         if alarm := collapse_alarm(self.now, self.was):
             self.on_event(step, "warning", alarm)
         return loss
+
+    def _measure(self, batches: Sequence[RagBatch]) -> dict[str, float]:
+        """Mean −log p(y|x), and the share of questions that found a document with the answer."""
+        means, count = mean_loss(self.learner, rag_loss, batches, self.layout, "answer_found")
+        return means | {"questions": count}
 
     def _answer(self) -> dict[str, float]:
         """Answer some questions, on every rank alike, and see how right that is."""
@@ -342,8 +328,7 @@ def _export(folder: RunFolder, config: RagTrainConfig, prepared: PreparedRag, ch
         return
     with open_collection(config) as collection, staged(target) as aside:
         learner, encoder, loaded = build_learner(config, collection)
-        verify(checkpoint, read_manifest(checkpoint))
-        load_state(checkpoint, gather_state(learner, None))
+        load_weights(checkpoint, learner)
         aside.mkdir()
         learner.eval()
         base = name_base(config.model) if config.method == "lora" else None

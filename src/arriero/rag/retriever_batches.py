@@ -8,6 +8,7 @@ import numpy as np
 
 from arriero.rag.negatives import Example
 from arriero.train.example_batches import UnitBatches
+from arriero.train.held_out import own_portions
 from arriero.train.supervised import Supervised
 
 
@@ -64,6 +65,5 @@ def evaluation_batches(
     examples: Sequence[Example], *, rows: int, rank: int = 0, world: int = 1
 ) -> Iterator[RetrieverBatch]:
     """One pass over examples, the same number of batches on every rank."""
-    for first in range(0, len(examples), rows * world):
-        start = first + rank * rows
-        yield lay_out_examples(examples, range(start, min(start + rows, len(examples))))
+    for own in own_portions(len(examples), rows=rows, rank=rank, world=world):
+        yield lay_out_examples(examples, own)

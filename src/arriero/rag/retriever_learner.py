@@ -6,27 +6,26 @@ of the collection; a text that is not in it is encoded once, before the training
 B questions, N passages, D vector size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from arriero.generate.engine import evaluating
 from arriero.rag.collection import Collection
 from arriero.rag.contracts import Vectors
 from arriero.rag.dpr_loss import dpr_nll, false_negatives, gather_vectors, repetitions
 from arriero.rag.encoder import Encoder
-from arriero.rag.evaluation import does_answer
+from arriero.rag.evaluation import find_rank
 from arriero.rag.negatives import Example
 from arriero.rag.passage_bank import PassageBank
 from arriero.rag.qa_metrics import recall_at, reciprocal_ranks
 from arriero.rag.questions import Question
 from arriero.rag.retriever_batches import RetrieverBatch
 from arriero.rag.retriever_config import Sides
-from arriero.rag.tower import TowerShape
 from arriero.train.loop import Loss
 from arriero.train.parallel import Layout
+from arriero.train.run_facts import NetworkShape
 
 RECALLS = (1, 5, 20)
 _MOST_ENCODED = 20_000
@@ -48,9 +47,10 @@ class RetrieverLearner(nn.Module):
         self._vectors: dict[str, Vectors] = {}
 
     @property
-    def config(self) -> TowerShape:
+    def config(self) -> NetworkShape:
         """The query tower's shape."""
-        return self.encoder.query.shape
+        config = self.query.transformer.config
+        return NetworkShape(config.model_type, config.vocab_size, self.encoder.dim)
 
     @property
     def n_params(self) -> int:
@@ -66,11 +66,10 @@ class RetrieverLearner(nn.Module):
         if self.sides == "both":
             return
         texts = list(dict.fromkeys(text for example in examples for text in example.passages))
-        store = self.bank.collection.store
-        for ids, vectors in store.vectors(store.passage_ids()):
-            rows = store.passages(ids.tolist())
-            known = {rows[number][0].text: vector for number, vector in zip(ids.tolist(), vectors, strict=True)}
-            self._vectors |= {text: known[text] for text in texts if text in known}
+        wanted = set(texts)
+        for _, passage, vector in self.bank.collection.store.each_passage():
+            if passage.text in wanted:
+                self._vectors[passage.text] = vector
         strange = [text for text in texts if text not in self._vectors]
         self._vectors |= dict(zip(strange, self.encoder.encode_passages(strange), strict=True))
 
@@ -107,7 +106,7 @@ class RetrieverLearner(nn.Module):
         texts = [question.question for question in questions]
         found = self.bank.find(texts, self.encoder.encode_queries(texts), max(RECALLS))
         ranks = [
-            next((n for n, document in enumerate(own, 1) if does_answer(document.text, question)), None)
+            find_rank(question, [document.text for document in own])
             for question, own in zip(questions, found.documents, strict=True)
         ]
         shares = {f"recall_{k}": float(np.mean(recall_at(ranks, k))) for k in RECALLS}
@@ -120,22 +119,3 @@ def retriever_loss(learner: RetrieverLearner, batch: RetrieverBatch) -> Loss:
     if not batch.counts:
         return Loss(nll.sum(), 0, {"passages": 0})
     return Loss(nll.sum(), len(nll), {"passages": len(batch.passages)})
-
-
-@torch.no_grad()
-def measure(
-    learner: RetrieverLearner, batches: Sequence[RetrieverBatch], add_up: Callable[[Tensor], Tensor]
-) -> dict[str, float]:
-    """Mean loss over held-out questions.
-
-    Args:
-        batches: this rank's, as many as every other's.
-        add_up: sums over the ranks.
-    """
-    sums = torch.zeros(2, dtype=torch.float64)
-    with evaluating(learner):
-        for batch in batches:
-            loss = retriever_loss(learner, batch)
-            sums += torch.tensor([float(loss.total), float(loss.count)], dtype=torch.float64)
-    total, count = add_up(sums.to(learner.encoder.query.device)).tolist()
-    return {"loss": total / max(count, 1), "questions": int(count)}

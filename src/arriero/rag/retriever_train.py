@@ -16,16 +16,17 @@ import torch
 from arriero.common.errors import ArrieroError
 from arriero.common.progress import progress
 from arriero.rag.collection import Collection
-from arriero.rag.encoder import Encoder
 from arriero.rag.encoder_save import save_encoder, save_query_encoder
 from arriero.rag.negatives import Example, mine_examples
-from arriero.rag.questions import Question, read_questions, split_questions
+from arriero.rag.questions import Question
 from arriero.rag.rag_model import ENCODER, QUERY_ENCODER
 from arriero.rag.retriever_batches import RetrieverBatches, evaluation_batches
 from arriero.rag.retriever_config import RetrieverConfig
-from arriero.rag.retriever_learner import RetrieverLearner, measure, retriever_loss
+from arriero.rag.retriever_learner import RetrieverLearner, retriever_loss
+from arriero.rag.training_set import divide_questions, open_collection, trainable_encoder
 from arriero.train.carbon import EnergyMeter
-from arriero.train.checkpoint import Checkpoints, best_checkpoint, gather_state, load_state, read_manifest, verify
+from arriero.train.checkpoint import Checkpoints, best_checkpoint, load_weights
+from arriero.train.held_out import mean_loss
 from arriero.train.loop import End, Loop, LoopConfig
 from arriero.train.parallel import Layout, laid_out
 from arriero.train.run_facts import take_up
@@ -62,26 +63,18 @@ def prepare_retriever(config: RetrieverConfig, collection: Collection, world: in
     Raises:
         ArrieroError: documents and questions do not fit each other, or nothing is left to learn.
     """
-    encoder = collection.encoder
-    if not isinstance(encoder, Encoder):
-        raise ArrieroError(f"the encoder '{encoder.name}' has no weights here: expected one of a folder")
+    encoder = trainable_encoder(collection)
     if config.training.batch % world:
         raise ArrieroError(f"batch: expected a multiple of the {world} processes, got {config.training.batch}")
     if config.sides == "both" and config.query_encoder is not None:
         raise ArrieroError("query_encoder: it belongs to passages as they are: leave it out where both sides learn")
-    questions = read_questions(config.questions.questions, config.questions.format)
-    answered = [question for question in questions if question.answers]
-    if config.questions.eval_questions:
-        held_out = read_questions(config.questions.eval_questions, config.questions.format)
-        asked = [question for question in held_out if question.answers]
-    else:
-        answered, asked = split_questions(answered, config.questions.eval_share, config.seed)
-    with progress("Looking for passages", len(answered) + len(asked), "questions") as advance:
-        training, lost = mine_examples(collection, answered, config.negatives, advance)
-        measured, _ = mine_examples(collection, asked, config.negatives, advance)
+    questions = divide_questions(config.questions, config.seed)
+    with progress("Looking for passages", len(questions.training) + len(questions.held_out), "questions") as advance:
+        training, lost = mine_examples(collection, questions.training, config.negatives, advance)
+        measured, _ = mine_examples(collection, questions.held_out, config.negatives, advance)
     if not training:
         raise ArrieroError(
-            f"no passage holds an answer to any of {len(questions)} questions: are they of these documents?"
+            f"no passage holds an answer to any of {questions.read} questions: are they of these documents?"
         )
     scale = encoder.scale if config.scale is None else config.scale
     learner = RetrieverLearner(encoder, collection, sides=config.sides, scale=scale)
@@ -91,8 +84,8 @@ def prepare_retriever(config: RetrieverConfig, collection: Collection, world: in
         learner=learner,
         training=training,
         held_out=measured,
-        asked=asked,
-        unanswered=lost + sum(not question.answers for question in questions),
+        asked=questions.held_out,
+        unanswered=lost + questions.unanswered,
         rows=rows,
         loop=loop_config(config.training, len(training), rows, world),
     )
@@ -118,11 +111,6 @@ def train_retriever(
             collection = block.enter_context(open_collection(config))
             prepared = prepare_retriever(config, collection, layout.data_world)
         return _train(folder, config, prepared, layout, allow)
-
-
-def open_collection(config: RetrieverConfig) -> Collection:
-    """The documents of a run."""
-    return Collection.open(config.collection, device="cpu", query_encoder=config.query_encoder)
 
 
 def _train(
@@ -166,7 +154,8 @@ def _watcher(config: RetrieverConfig, folder: RunFolder, prepared: PreparedRetri
     batches = list(evaluation_batches(prepared.held_out, **split))
 
     def validate() -> dict[str, float]:
-        return measure(learner, batches, layout.sum) | learner.recall(prepared.asked)
+        means, count = mean_loss(learner, retriever_loss, batches, layout)
+        return means | {"questions": count} | learner.recall(prepared.asked)
 
     return RunWatcher(
         RunLog(folder.path, config.trackers) if layout.is_main else None,
@@ -182,9 +171,7 @@ def _export(folder: RunFolder, config: RetrieverConfig, checkpoint: Path | None)
     if checkpoint is None:
         return
     with open_collection(config) as collection:
-        encoder = collection.encoder
-        assert isinstance(encoder, Encoder)
+        encoder = trainable_encoder(collection)
         learner = RetrieverLearner(encoder, collection, sides=config.sides, scale=1.0)
-        verify(checkpoint, read_manifest(checkpoint))
-        load_state(checkpoint, gather_state(learner, None))
+        load_weights(checkpoint, learner)
         save_query_encoder(encoder, target) if config.sides == "query" else save_encoder(encoder, target)

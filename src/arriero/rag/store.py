@@ -259,6 +259,13 @@ class Store:
             metadata[document][key] = value
         return {number: (Passage(*cut), _vector(blob), metadata[document]) for number, document, blob, *cut in rows}
 
+    def each_passage(self) -> Iterator[tuple[int, Passage, Vectors]]:
+        """Every passage with its id and vector, ids ascending, read in blocks."""
+        ids = self.passage_ids().tolist()
+        for first in range(0, len(ids), _BLOCK):
+            rows = self.passages(ids[first : first + _BLOCK])
+            yield from ((number, *rows[number][:2]) for number in sorted(rows))
+
     def passage_count(self) -> int:
         """How many passages there are."""
         return int(self._read("SELECT count(*) FROM passages")[0][0])

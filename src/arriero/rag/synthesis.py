@@ -18,7 +18,6 @@ import numpy as np
 from arriero.common.errors import ArrieroError
 from arriero.common.journal import Row, fill
 from arriero.common.seeds import seed_of
-from arriero.common.settings import flatten, read_settings, told
 from arriero.generate.engine import Engine
 from arriero.generate.request import Request
 from arriero.generate.sampling import SamplingConfig
@@ -37,8 +36,6 @@ from arriero.train.run_folder import RunFolder
 
 _SHORTEST = 15
 """Words of a passage that is asked about."""
-_BLOCK = 1024
-"""Passages that are looked at together."""
 _WORK = ".work"
 
 
@@ -118,8 +115,7 @@ def synthesise(
     settings = _Settings(**own, model=model, generation=collection.store.generation)
     numbers, short = choose_passages(collection, config)
     run = RunFolder(out.with_name(out.name + _WORK))
-    _check_begun(run, settings)
-    with run.hold(settings):
+    with run.hold(settings, allow=None):
         run.begin(settings)
 
         def write(places: range) -> list[Row]:
@@ -141,28 +137,15 @@ def synthesise(
     return SynthesisCounts(passages=len(rows), short=short, written=len(drafts), kept=len(questions), dropped=dropped)
 
 
-def _check_begun(run: RunFolder, settings: _Settings) -> None:
-    """Raises ArrieroError where questions were begun with other settings."""
-    if not run.config_path.is_file():
-        return
-    old, new = read_settings(run.config_path), flatten(settings)
-    if differing := [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]:
-        listed = "; ".join(f"{name} was {told(old.get(name))}, is {told(new.get(name))}" for name in differing)
-        raise ArrieroError(f"{run.path} was begun with other settings ({listed}): give those again, or remove it")
-
-
 def choose_passages(collection: Collection, config: SynthesisConfig) -> tuple[list[int], int]:
     """Ids of the passages to write from, ascending, and how many were left out for being short."""
-    ids = collection.store.passage_ids().tolist()
-    long: list[int] = []
-    for start in range(0, len(ids), _BLOCK):
-        found = collection.store.passages(ids[start : start + _BLOCK])
-        long += [number for number, (passage, *_) in sorted(found.items()) if count_words(passage.text) >= _SHORTEST]
+    words = {number: count_words(passage.text) for number, passage, _ in collection.store.each_passage()}
+    long = [number for number, count in words.items() if count >= _SHORTEST]
     if not long:
         raise ArrieroError(f"no passage of {collection.folder} has {_SHORTEST} words or more: nothing to ask about")
     count = min(config.limit or len(long), len(long))
     drawn = np.random.default_rng(config.seed).permutation(len(long))[:count]
-    return [long[place] for place in sorted(drawn.tolist())], len(ids) - len(long)
+    return [long[place] for place in sorted(drawn.tolist())], len(words) - len(long)
 
 
 def keep(collection: Collection, rows: Sequence[Row]) -> tuple[list[Question], list[Draft]]:

@@ -8,7 +8,6 @@ B texts of a batch, T tokens, C hidden size, dim size of the vector.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +27,6 @@ from arriero.rag.quiet import quiet
 # A batch is padded to its longest text and holds at most this many tokens. On a CPU (2 cores, all-MiniLM-L6-v2) 8192
 # encode a fifth more a second than 4096 and half more than 2048, and 16384 no more than 8192.
 TOKENS_PER_BATCH = {"cpu": 8192, "cuda": 65536, "mps": 16384}
-
-
-@dataclass(frozen=True)
-class TowerShape:
-    """What a run's diary says of a tower."""
-
-    kind: str
-    vocab_size: int
-    dim: int
-    """Of its vectors."""
-    tied_embeddings: bool = True
 
 
 class TowerNetwork(nn.Module):
@@ -90,12 +78,6 @@ class TowerModel:
     def device(self) -> torch.device:
         """Where the network is."""
         return next(self.network.parameters()).device
-
-    @property
-    def shape(self) -> TowerShape:
-        """Its kind and sizes."""
-        config = self.network.transformer.config
-        return TowerShape(config.model_type, config.vocab_size, self.tower.dim)
 
     def encode(self, texts: Sequence[str], prompt: str, advance: Advance | None = None) -> Vectors:
         """Encode texts in any order of length; row i belongs to text i. Equal texts share one computation.

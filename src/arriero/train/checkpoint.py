@@ -239,6 +239,16 @@ def load_state(folder: Path, state: dict[str, Tensor], group: dist.ProcessGroup 
         raise FormatError(f"{folder}: the checkpoint cannot be read ({_cause(error)})") from error
 
 
+def load_weights(folder: Path, model: nn.Module) -> None:
+    """Fill a whole model, of one process, from a checkpoint that is compared with its manifest first.
+
+    Raises:
+        FormatError, ArrieroError: as `verify` and `load_state`.
+    """
+    verify(folder, read_manifest(folder))
+    load_state(folder, gather_state(model, None))
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """The whole checkpoints of a folder, by step."""
     if not folder.is_dir():

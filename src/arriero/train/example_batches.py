@@ -19,6 +19,7 @@ from arriero.common.errors import ArrieroError
 from arriero.kernels.cross_entropy import IGNORED
 from arriero.kernels.documents import Documents
 from arriero.train.batch import Batch
+from arriero.train.held_out import own_portions
 from arriero.train.permutation import Permutation
 from arriero.train.supervised import Supervised
 
@@ -158,10 +159,8 @@ class EvaluationBatches:
         self._rows, self._rank, self._world, self._multiple = rows, rank, world, multiple
 
     def __iter__(self) -> Iterator[Batch]:
-        each = self._rows * self._world
-        for first in range(0, len(self._examples), each):
-            start = first + self._rank * self._rows
-            yield lay_out(self._examples[start : start + self._rows], self._multiple)
+        for own in own_portions(len(self._examples), rows=self._rows, rank=self._rank, world=self._world):
+            yield lay_out([self._examples[i] for i in own], self._multiple)
 
 
 def lay_out(examples: Sequence[Supervised], multiple: int = 1) -> Batch:

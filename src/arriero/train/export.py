@@ -15,7 +15,7 @@ from arriero.model.heads import SCORE, add_head
 from arriero.model.transformer import Llama
 from arriero.tokenizer.load import load_tokenizer
 from arriero.tokenizer.tokenizer import Tokenizer
-from arriero.train.checkpoint import gather_state, load_state, read_manifest, verify
+from arriero.train.checkpoint import load_weights
 
 _PROBE_TOKENS = 64
 
@@ -47,12 +47,11 @@ def export_hugging_face(
     """
     if out.exists():
         raise ArrieroError(f"{out} exists already: choose another folder")
-    verify(checkpoint, read_manifest(checkpoint))
     # a reward model's output layer has no part in it, and is not in its checkpoint
     model = Llama(replace(config, tied_embeddings=True) if SCORE in heads else config)
     for head in heads:
         add_head(model, head)
-    load_state(checkpoint, gather_state(model, None))
+    load_weights(checkpoint, model)
     model.to(dtype).eval()
     words = load_tokenizer(tokenizer) if isinstance(tokenizer, Path) else tokenizer
     with atomic_folder(out) as folder:

@@ -2,17 +2,39 @@
 
 import dataclasses
 import platform
+from collections.abc import Iterator
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from arriero.common.machine import machine_facts
-from arriero.model.transformer import Llama
+from arriero.model.config import LlamaConfig
 from arriero.train.loop import Loop
 from arriero.train.parallel import Layout
 from arriero.train.run_folder import RunFolder
 from arriero.train.run_log import RunLog
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkShape:
+    """What the diary says of a network that is no LLaMA."""
+
+    kind: str
+    vocab_size: int
+    dim: int
+    tied_embeddings: bool = True
+
+
+class Described(Protocol):
+    """A model that the diary tells of."""
+
+    @property
+    def config(self) -> LlamaConfig | NetworkShape: ...
+    @property
+    def n_params(self) -> int: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
 
 
 def take_up(
@@ -36,7 +58,7 @@ def take_up(
     return resumed
 
 
-def run_facts(model: Llama, layout: Layout, *, batch_tokens: int | None, steps: int) -> dict[str, Any]:
+def run_facts(model: Described, layout: Layout, *, batch_tokens: int | None, steps: int) -> dict[str, Any]:
     """Shape, sizes, devices, layout and versions.
 
     Args:

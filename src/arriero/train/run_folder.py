@@ -31,12 +31,13 @@ class RunFolder:
         self.path = path
         self.config_path, self.checkpoints, self.model = path / "config.toml", path / "checkpoints", path / "model"
 
-    def check(self, config: Any, allow: Sequence[str] = ()) -> None:
+    def check(self, config: Any, allow: Sequence[str] | None = ()) -> None:
         """See whether a run with this config may begin or go on here; nothing is written.
 
         Args:
             config: a dataclass of settings and of such dataclasses.
-            allow: dotted names of fields, or of tables of them, that may differ from those of the run begun here.
+            allow: dotted names of fields, or of tables of them, that may differ from those of the run begun here;
+                None where a command has no --allow.
 
         Raises:
             ArrieroError: other fields differ (the message lists them), or the folder holds something else.
@@ -44,22 +45,24 @@ class RunFolder:
         new, begun = flatten(config), self.config_path.is_file()
         old = read_settings(self.config_path) if begun else {}
         names = [*_names(dataclasses.asdict(config)), *old]
-        if unknown := [name for name in allow if name not in names]:
+        allowed = allow or ()
+        if unknown := [name for name in allowed if name not in names]:
             raise ArrieroError(f"allow: there is no field '{unknown[0]}'{did_you_mean(unknown[0], names)}")
         if self.path.exists() and not self.path.is_dir():
             raise ArrieroError(f"{self.path} is a file: choose a folder")
         if not begun and self.path.is_dir() and any(x.name != LOCK for x in self.path.iterdir()):
             raise ArrieroError(f"{self.path} is not empty and holds no run (no config.toml): choose another folder")
         differing = [name for name in sorted(old.keys() | new.keys()) if begun and old.get(name) != new.get(name)]
-        if refused := [name for name in differing if not _within(name, (*FREE, *allow))]:
+        if refused := [name for name in differing if not _within(name, (*FREE, *allowed))]:
             listed = "; ".join(f"{name} was {told(old.get(name))}, is {told(new.get(name))}" for name in refused)
+            ways = "remove it" if allow is None else "name the fields with --allow"
             raise ArrieroError(
-                f"{self.path} holds a run with other settings: {listed}. Give those again, name the fields with "
-                "--allow, or choose another folder"
+                f"{self.path} holds a run with other settings: {listed}. Give those again, {ways}, or choose another "
+                "folder"
             )
 
     @contextmanager
-    def hold(self, config: Any, allow: Sequence[str] = ()) -> Iterator[None]:
+    def hold(self, config: Any, allow: Sequence[str] | None = ()) -> Iterator[None]:
         """Keep other processes from training here, for a block; and `check` again, as one may have begun meanwhile.
 
         Raises:

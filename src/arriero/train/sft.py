@@ -27,15 +27,7 @@ from arriero.model.source import LoadedModel, load_model, name_base
 from arriero.model.transformer import Llama
 from arriero.tokenizer.tokenizer import Tokenizer
 from arriero.train.carbon import EnergyMeter
-from arriero.train.checkpoint import (
-    Checkpoints,
-    best_checkpoint,
-    gather_state,
-    is_newer,
-    load_state,
-    read_manifest,
-    verify,
-)
+from arriero.train.checkpoint import Checkpoints, best_checkpoint, is_newer, load_weights
 from arriero.train.example_batches import EvaluationBatches, ExampleBatches
 from arriero.train.examples import Example, Format, read_examples
 from arriero.train.export import export_hugging_face
@@ -340,7 +332,6 @@ def _export(folder: RunFolder, config: SftConfig, prepared: Prepared, checkpoint
         return
     loaded = load_model(config.model, device="cpu", dtype="float32")
     Adapters.of(loaded.model).add(ADAPTER, config.lora, seed=config.seed)
-    verify(checkpoint, read_manifest(checkpoint))
-    load_state(checkpoint, gather_state(loaded.model, None))
+    load_weights(checkpoint, loaded.model)
     loaded = dataclasses.replace(loaded, loaded_tokenizer=prepared.tokenizer)
     export_peft(loaded, ADAPTER, target, name_base(config.model), quantised=config.quantise)

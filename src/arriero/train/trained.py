@@ -12,7 +12,7 @@ from arriero.model.config import LlamaConfig, RopeScaling
 from arriero.model.source import LoadedModel, load_model
 from arriero.model.transformer import Llama
 from arriero.tokenizer.load import load_tokenizer
-from arriero.train.checkpoint import MANIFEST, gather_state, latest_checkpoint, load_state, read_manifest, verify
+from arriero.train.checkpoint import MANIFEST, latest_checkpoint, load_weights
 from arriero.train.run_folder import RunFolder
 from arriero.train.run_log import RunLog
 
@@ -51,9 +51,8 @@ def _load_tuned(folder: RunFolder, device: str, dtype: DTypeName) -> LoadedModel
 @torch.no_grad()
 def _load(folder: RunFolder, checkpoint: Path, device: str, dtype: DTypeName) -> LoadedModel:
     to_device = pick_device(device)
-    verify(checkpoint, read_manifest(checkpoint))
     model = Llama(_shape(folder))
-    load_state(checkpoint, gather_state(model, None))
+    load_weights(checkpoint, model)
     shards = read_settings(folder.config_path).get("data.shards") if folder.config_path.is_file() else None
     tokenizer = load_tokenizer(Path(shards[0])) if shards else None
     model = model.to(to_device, pick_dtype(dtype, to_device))
