@@ -1,10 +1,6 @@
 """PPO on two processes: what they learn is what one learns."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +8,7 @@ import pytest
 
 from arriero.align.ppo import ppo
 from tests.align.ppo_runs import config_for, write_adapter, write_prompts
+from tests.train.processes import check_ranks, launch_ranks
 from tests.train.tuning import diary, write_base
 
 CHANGES: dict[str, dict[str, Any]] = {
@@ -27,23 +24,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_prompts(folder / "prompts.jsonl")
     common = {"base": folder / "base", "prompts": folder / "prompts.jsonl", "reward": folder / "reward"}
     runs = [{"run": folder / f"two-{name}", "changes": changes, **common} for name, changes in CHANGES.items()]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "tests.align.ppo_runs", json.dumps(runs, default=str)],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=Path(__file__).parents[2],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs[0][1]
+    check_ranks(launch_ranks("-m", "tests.align.ppo_runs", json.dumps(runs, default=str)))
     return folder
 
 

@@ -1,10 +1,6 @@
 """Reward models on two processes learn what one learns, and what any of them writes is what it trained."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +13,7 @@ from arriero.common.errors import ArrieroError
 from arriero.model.formats.hf import save_hf
 from arriero.model.source import load_model
 from tests.align.test_reward_train import config, write_pairs
+from tests.train.processes import check_ranks, launch_ranks
 from tests.train.shard_folders import EOS
 from tests.train.tuning import diary, write_base
 
@@ -82,23 +79,7 @@ def test_a_base_with_damaged_weights_makes_no_reward_model(room, tmp_path):
 @pytest.fixture(scope="module")
 def two(room):
     """The same runs by two processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", RANK, str(room)],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=Path(__file__).parents[2],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs[0][1] + outputs[1][1]
+    check_ranks(launch_ranks("-c", RANK, str(room)))
     return room
 
 

@@ -1,10 +1,6 @@
 """End-to-end training on two processes learns what one learns."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +10,7 @@ from safetensors.torch import load_file
 
 from arriero.rag.rag_train import RAG, train_rag
 from tests.rag.rag_room import config_for, write_room
+from tests.train.processes import check_ranks, launch_ranks
 from tests.train.tuning import diary
 
 pytest.importorskip("transformers")
@@ -34,23 +31,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With the runs of two processes in it."""
     room = write_room(tmp_path_factory.mktemp("room"))
     runs = [{"run": room / f"two-{name}", "room": room, "changes": changes} for name, changes in CHANGES.items()]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "tests.rag.rag_room", json.dumps(runs, default=str)],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=Path(__file__).parents[2],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs[0][1] + outputs[1][1]
+    check_ranks(launch_ranks("-m", "tests.rag.rag_room", json.dumps(runs, default=str)))
     return room
 
 

@@ -1,8 +1,5 @@
 """A retriever on two processes has the loss of one: each passage of the batch counts once, whoever brought it."""
 
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +12,7 @@ from arriero.rag.retriever_train import train_retriever
 from arriero.train.sft_config import EpochsConfig
 from tests.rag.rag_room import write_room
 from tests.rag.test_retriever_train import config_for
+from tests.train.processes import check_ranks, launch_ranks
 from tests.train.tuning import diary
 
 pytest.importorskip("transformers")
@@ -34,23 +32,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train_on_two(room: Path, sides: str) -> Path:
     """The run's folder, after two new processes ran it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "tests.rag.test_retriever_ranks", str(room), sides],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=Path(__file__).parents[2],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    outputs = [process.communicate(timeout=200) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs[0][1] + outputs[1][1]
+    check_ranks(launch_ranks("-m", "tests.rag.test_retriever_ranks", str(room), sides, timeout=200))
     return room / f"two-{sides}"
 
 

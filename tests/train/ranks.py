@@ -3,10 +3,8 @@
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -25,6 +23,7 @@ from arriero.train.loop import Loop, LoopConfig, Loss, StepResult
 from arriero.train.optimizer import OptimizerConfig
 from arriero.train.parallel import Layout, ParallelConfig
 from arriero.train.schedule import ScheduleConfig
+from tests.train.processes import launch_ranks
 
 ROWS, TOKENS = 8, 24
 """Of a step, over all ranks and micro-batches."""
@@ -195,29 +194,13 @@ def train(run: Run) -> Notes:
 
 def launch(runs: Sequence[Run], world: int) -> list[list[Notes]]:
     """The runs, one after the other, on so many new processes: what each rank noted of each, nothing after a kill."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
-    processes = [_start(runs, common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(world)]
-    outputs = [process.communicate(timeout=100) for process in processes]
+    ranks = launch_ranks("-m", "tests.train.ranks", json.dumps([asdict(run) for run in runs]), world=world, timeout=100)
     noted = []
-    for process, (out, error) in zip(processes, outputs, strict=True):
-        if process.returncode not in (0, -signal.SIGKILL):
-            raise AssertionError(f"a rank ended with {process.returncode}: {error[-3000:]}")
-        noted.append([Notes.of(line) for line in out.splitlines() if line.startswith("{")])
-    return [list(ranks) for ranks in zip(*noted, strict=True)]
-
-
-def _start(runs: Sequence[Run], environment: Mapping[str, str]) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "tests.train.ranks", json.dumps([asdict(run) for run in runs])],
-        env={**os.environ, **environment},
-        cwd=Path(__file__).parents[2],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    for rank in ranks:
+        if rank.returncode not in (0, -signal.SIGKILL):
+            raise AssertionError(f"a rank ended with {rank.returncode}: {rank.stderr[-3000:]}")
+        noted.append([Notes.of(line) for line in rank.stdout.splitlines() if line.startswith("{")])
+    return [list(of_all) for of_all in zip(*noted, strict=True)]
 
 
 if __name__ == "__main__":

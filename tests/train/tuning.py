@@ -7,7 +7,6 @@ import dataclasses
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,6 +28,7 @@ from arriero.train.parallel import Layout
 from arriero.train.sft import sft
 from arriero.train.sft_config import EpochsConfig, ExamplesConfig, SftConfig, SftOptimizerConfig
 from arriero.train.watch import RunWatcher
+from tests.train.processes import launch_ranks
 from tests.train.shard_folders import EOS, byte_tokenizer
 
 STEPS = 6
@@ -104,26 +104,7 @@ def config_for(base: Path, data: Path, **changes: Any) -> SftConfig:
 
 def launch(runs: Sequence[Mapping[str, Any]], world: int = 1) -> list[subprocess.CompletedProcess[str]]:
     """The runs, one after the other, on so many new processes; what each process came to."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "tests.train.tuning", json.dumps(list(runs), default=str)],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=Path(__file__).parents[2],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(world)
-    ]
-    outputs = [process.communicate(timeout=300) for process in processes]
-    return [
-        subprocess.CompletedProcess(process.args, process.returncode, *output)
-        for process, output in zip(processes, outputs, strict=True)
-    ]
+    return launch_ranks("-m", "tests.train.tuning", json.dumps(list(runs), default=str), world=world)
 
 
 class Watch:
