@@ -1,6 +1,6 @@
 """`arriero align distil`: teach a model to answer as it does behind a preprompt about safety."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.markup import escape
@@ -9,6 +9,7 @@ from rich.table import Table
 from arriero.align.distil import EXAMPLES_NAME, DistilConfig
 from arriero.cli.options import positional
 from arriero.cli.output import console, print_json, printable
+from arriero.cli.runs import settings_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ def distil(config: DistilCommand) -> int:
     """
     from arriero.align.distil import distil as make_examples
 
-    settings = DistilConfig(**{field.name: getattr(config, field.name) for field in fields(DistilConfig)})
+    settings = settings_of(config, DistilConfig)
     counts = make_examples(config.out, settings)
     made = config.out / EXAMPLES_NAME
     if config.json:

@@ -1,6 +1,6 @@
 """`arriero align ghost|ghost-eval`: teach a model to keep to an instruction, and see over how many turns it does."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from arriero.align.ghost import EXAMPLES_NAME, GhostConfig
 from arriero.cli.engine import DEFAULT_MODEL
 from arriero.cli.options import positional
 from arriero.cli.output import console, note, print_json, printable
+from arriero.cli.runs import settings_of
 from arriero.common.errors import ArrieroError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def ghost(config: GhostCommand) -> int:
     """
     from arriero.align.ghost import make_ghost_examples
 
-    settings = GhostConfig(**{field.name: getattr(config, field.name) for field in fields(GhostConfig)})
+    settings = settings_of(config, GhostConfig)
     counts = make_ghost_examples(config.out, settings)
     made = config.out / EXAMPLES_NAME
     if config.json:

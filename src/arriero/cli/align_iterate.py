@@ -1,6 +1,6 @@
 """`arriero align iterate`: rounds of preferences, reward models, rejection sampling and measurement."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,7 @@ from rich.table import Table
 from arriero.align.iterate_config import IterateConfig
 from arriero.cli.options import positional
 from arriero.cli.output import console, note, print_json, printable
+from arriero.cli.runs import settings_of
 
 if TYPE_CHECKING:
     from arriero.align.iterate import Outcome
@@ -43,7 +44,7 @@ def iterate(config: IterateCommand) -> int:
     from arriero.common.files import atomic_file
     from arriero.report.versions import render_versions
 
-    settings = IterateConfig(**{field.name: getattr(config, field.name) for field in fields(IterateConfig)})
+    settings = settings_of(config, IterateConfig)
     outcome = align(config.run, settings, note)
     page = None
     if outcome.reports:

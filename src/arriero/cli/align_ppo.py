@@ -1,6 +1,6 @@
 """`arriero align ppo`: let a model learn from the scores that its own answers get."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,7 @@ from rich.table import Table
 from arriero.align.ppo_config import PpoConfig
 from arriero.cli.options import positional
 from arriero.cli.output import console, print_json, printable
+from arriero.cli.runs import is_main, processes, settings_of
 
 if TYPE_CHECKING:
     from arriero.align.ppo import Prepared
@@ -40,15 +41,13 @@ def ppo(config: PpoCommand) -> int:
       arriero align ppo --prompts p.jsonl --reward runs/helpful/reward --safety runs/safe/reward --watch rule:concise
       arriero align ppo runs/chat-v5 --config llama2-ppo --model chat/model --prompts p.jsonl --reward rm/model
     """
-    import os
-
     from arriero.align.ppo import ppo as train
     from arriero.align.ppo import prepare
 
-    settings = PpoConfig(**{field.name: getattr(config, field.name) for field in fields(PpoConfig)})
+    settings = settings_of(config, PpoConfig)
     run = config.run or Path("runs") / f"{settings.prompts.prompts[0].name.partition('.')[0]}-ppo"
-    prepared = prepare(settings, int(os.environ.get("WORLD_SIZE", "1")))
-    main = os.environ.get("RANK", "0") == "0"
+    prepared = prepare(settings, processes())
+    main = is_main()
     if main and not config.json:
         show(prepared, settings)
     end = train(run, settings, config.allow, prepared)

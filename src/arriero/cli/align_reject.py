@@ -1,6 +1,6 @@
 """`arriero align reject`: the best of many answers to each prompt, and a model that learnt from them."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,7 @@ from rich.table import Table
 from arriero.align.rejection_config import RejectionConfig
 from arriero.cli.options import positional
 from arriero.cli.output import console, note, print_json, printable
+from arriero.cli.runs import settings_of
 
 if TYPE_CHECKING:
     from arriero.align.rejection_run import Rejected
@@ -39,7 +40,7 @@ def reject(config: RejectCommand) -> int:
     from arriero.common.files import atomic_file
     from arriero.report.rejection import render_rejection
 
-    settings = RejectionConfig(**{field.name: getattr(config, field.name) for field in fields(RejectionConfig)})
+    settings = settings_of(config, RejectionConfig)
     try:
         result = run_iteration(config.run, settings)
     except KeyboardInterrupt:

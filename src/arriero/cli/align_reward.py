@@ -1,6 +1,6 @@
 """`arriero align reward|reward-eval`: train a reward model on comparisons, and measure one."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -10,6 +10,7 @@ from rich.table import Table
 from arriero.align.reward_config import RewardModelConfig
 from arriero.cli.options import positional
 from arriero.cli.output import console, note, print_json, printable, warn
+from arriero.cli.runs import is_main, processes, settings_of
 from arriero.common.errors import ArrieroError
 
 if TYPE_CHECKING:
@@ -48,15 +49,13 @@ def reward(config: RewardCommand) -> int:
       arriero align reward runs/rm --config llama2-reward --model chat/model --preferences preferences.sqlite
       arriero align reward --preferences preferences.sqlite --dry-run
     """
-    import os
-
     from arriero.align.reward_train import prepare_reward, train_reward
 
-    settings = RewardModelConfig(**{field.name: getattr(config, field.name) for field in fields(RewardModelConfig)})
+    settings = settings_of(config, RewardModelConfig)
     name = settings.comparisons.preferences[0].name.partition(".")[0]
     run = config.run or Path("runs") / f"{name}-{settings.comparisons.kind}"
-    prepared = prepare_reward(settings, int(os.environ.get("WORLD_SIZE", "1")))
-    main = os.environ.get("RANK", "0") == "0"
+    prepared = prepare_reward(settings, processes())
+    main = is_main()
     if main and not (config.json and not config.dry_run):
         _show(prepared, config)
     if config.dry_run:

@@ -1,10 +1,11 @@
 """`arriero pretrain`: from token shards to a base model."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from arriero.cli.options import positional
 from arriero.cli.output import print_json, printable
+from arriero.cli.runs import settings_of
 from arriero.train.pretrain import PretrainConfig
 from arriero.train.pretrain import pretrain as run_pretraining
 
@@ -32,7 +33,7 @@ def pretrain(config: PretrainCommand) -> int:
       arriero pretrain runs/more --model smollm2-135m-instruct --shards shards/law --steps 500 --lr 1e-4
       torchrun --nproc-per-node 4 -m arriero pretrain runs/four --config pretrain.toml --tensor 2
     """
-    settings = PretrainConfig(**{field.name: getattr(config, field.name) for field in fields(PretrainConfig)})
+    settings = settings_of(config, PretrainConfig)
     end = run_pretraining(config.run, settings, config.allow)
     if config.json:
         print_json({"run": config.run, "end": end})

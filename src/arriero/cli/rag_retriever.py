@@ -1,6 +1,6 @@
 """`arriero rag retriever|reencode`: train a retriever on questions; encode passages anew with another encoder."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -9,6 +9,7 @@ from rich.table import Table
 from arriero.cli.collection import CollectionConfig, open_collection
 from arriero.cli.options import positional
 from arriero.cli.output import console, print_json, printable, warn
+from arriero.cli.runs import is_main, processes, settings_of
 from arriero.common.errors import ArrieroError
 from arriero.rag.retriever_config import RetrieverConfig
 
@@ -45,17 +46,15 @@ def retriever(config: RetrieverCommand) -> int:
       arriero rag retriever runs/finder --questions qa.jsonl --sides both
       arriero rag search "late payment" --query-encoder runs/finder/query_encoder
     """
-    import os
-
     from arriero.rag.retriever_train import prepare_retriever, train_retriever
     from arriero.rag.training_set import open_collection as open_documents
 
-    settings = RetrieverConfig(**{field.name: getattr(config, field.name) for field in fields(RetrieverConfig)})
+    settings = settings_of(config, RetrieverConfig)
     name = settings.questions.questions[0].name.partition(".")[0]
     run = config.run or Path("runs") / f"{name}-retriever"
     with open_documents(settings) as collection:
-        prepared = prepare_retriever(settings, collection, int(os.environ.get("WORLD_SIZE", "1")))
-        main = os.environ.get("RANK", "0") == "0"
+        prepared = prepare_retriever(settings, collection, processes())
+        main = is_main()
         if main and not (config.json and not config.dry_run):
             _show(prepared, config)
         if config.dry_run:

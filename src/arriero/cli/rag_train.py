@@ -1,6 +1,6 @@
 """`arriero rag train`: query encoder and generator learn together, from questions and answers."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +8,7 @@ from rich.table import Table
 
 from arriero.cli.options import positional
 from arriero.cli.output import console, print_json, printable, warn
+from arriero.cli.runs import is_main, processes, settings_of
 from arriero.rag.rag_config import RagTrainConfig
 
 if TYPE_CHECKING:
@@ -43,17 +44,15 @@ def train(config: RagTrainCommand) -> int:
       arriero rag train runs/bart --questions qa.jsonl --model bart/ --method full
       arriero rag train --questions qa.jsonl --dry-run
     """
-    import os
-
     from arriero.rag.rag_train import prepare_rag, train_rag
     from arriero.rag.training_set import open_collection
 
-    settings = RagTrainConfig(**{field.name: getattr(config, field.name) for field in fields(RagTrainConfig)})
+    settings = settings_of(config, RagTrainConfig)
     name = settings.questions.questions[0].name.partition(".")[0]
     run = config.run or Path("runs") / f"{name}-rag"
     with open_collection(settings) as collection:
-        prepared = prepare_rag(settings, collection, int(os.environ.get("WORLD_SIZE", "1")))
-        main = os.environ.get("RANK", "0") == "0"
+        prepared = prepare_rag(settings, collection, processes())
+        main = is_main()
         if main and not (config.json and not config.dry_run):
             _show(prepared, config)
         if config.dry_run:

@@ -1,6 +1,6 @@
 """`arriero sft`: fine-tune a model on examples of what it should answer."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +9,7 @@ from rich.text import Text
 
 from arriero.cli.options import positional
 from arriero.cli.output import console, note, print_json, printable, warn
+from arriero.cli.runs import is_main, processes, settings_of
 from arriero.train.sft_config import SftConfig
 
 if TYPE_CHECKING:
@@ -46,16 +47,14 @@ def sft(config: SftCommand) -> int:
       arriero sft runs/chat --data chats.jsonl --config llama2-sft --model llama2/base
       arriero sft --data my.jsonl --dry-run
     """
-    import os
-
     from arriero.train.sft import prepare
     from arriero.train.sft import sft as fine_tune
 
-    settings = SftConfig(**{field.name: getattr(config, field.name) for field in fields(SftConfig)})
+    settings = settings_of(config, SftConfig)
     run = config.run or Path("runs") / settings.examples.data[0].name.partition(".")[0]
-    world = int(os.environ.get("WORLD_SIZE", "1")) // settings.parallel.tensor
+    world = processes() // settings.parallel.tensor
     prepared = prepare(settings, max(1, world))
-    main = os.environ.get("RANK", "0") == "0"
+    main = is_main()
     if main and not config.json:
         show(prepared)
     if config.dry_run:
