@@ -22,6 +22,10 @@ class NotFoundError(ArrieroError):
     """A named thing (a model, a file, a collection, a document) does not exist; the message says how to get it."""
 
 
+class BusyError(ArrieroError):
+    """Too much is waiting already; the same request may be served a moment later."""
+
+
 class MissingExtraError(ArrieroError):
     """An optional dependency is not installed; the message gives the install command."""
 

@@ -1,0 +1,23 @@
+"""The application: every part's routes, and what holds for all of them."""
+
+from fastapi import FastAPI
+
+from arriero import __version__
+from arriero.serve import info
+from arriero.serve.errors import install_handlers
+from arriero.serve.service import Service
+
+ROUTERS = (info.router,)
+
+
+def create_app(service: Service) -> FastAPI:
+    """The application over what is loaded; the caller closes the service.
+
+    Its own pages of documentation are off: they load scripts from elsewhere. `/openapi.json` describes it.
+    """
+    app = FastAPI(title="arriero", version=__version__, docs_url=None, redoc_url=None)
+    app.state.service = service
+    for router in ROUTERS:
+        app.include_router(router)
+    install_handlers(app)
+    return app

@@ -1,0 +1,125 @@
+"""What the server serves: models, their adapters, collections of documents, and where preferences and runs lie."""
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from arriero.common.errors import ArrieroError, NotFoundError, did_you_mean
+from arriero.serve.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from arriero.generate.live import Live
+    from arriero.rag.collection import Collection
+    from arriero.rag.encoder import Encoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedCollection:
+    """A collection, open for reading by any thread."""
+
+    name: str
+    folder: Path
+    collection: "Collection"
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held by whoever changes the documents."""
+
+
+class Service:
+    """All that requests share. Its attributes may be read by any thread."""
+
+    def __init__(self, settings: ServeSettings, models: "dict[str, Live]") -> None:
+        """Take what is loaded; `Service.load` loads it.
+
+        Args:
+            settings: the server's.
+            models: engines by the names that clients call them; the first is the default.
+        """
+        self.settings, self.models = settings, models
+        self.collections: dict[str, ServedCollection] = {}
+        self.preferences, self.runs = settings.preferences, settings.runs
+        self._encoder: Encoder | None = None
+        self._encoder_lock = threading.Lock()
+
+    @classmethod
+    def load(cls, settings: ServeSettings) -> "Service":
+        """Load all that the settings name.
+
+        Raises:
+            ArrieroError: something is missing, damaged, or named twice.
+        """
+        from arriero.generate.engine import Engine
+        from arriero.generate.live import Live
+
+        models: dict[str, Live] = {}
+        try:
+            for source in settings.models:
+                name = model_name(source)
+                if name in models:
+                    raise ArrieroError(f"two models are called '{name}': rename one's folder")
+                engine = Engine.load(source, device=settings.device, dtype=settings.dtype, max_batch=settings.max_batch)
+                models[name] = Live(engine, max_waiting=settings.max_waiting)
+            service = cls(settings, models)
+            service.open_collections()
+        except BaseException:
+            for live in models.values():
+                live.close()
+            raise
+        return service
+
+    @property
+    def default_model(self) -> str:
+        """The model that answers where a request names none."""
+        return next(iter(self.models))
+
+    @property
+    def encoder(self) -> "Encoder":
+        """The encoder of `/v1/embeddings` and of new collections, loaded when first asked for: call it off the loop.
+
+        Raises:
+            NotFoundError: it is not on this machine.
+        """
+        from arriero.rag.encoder import load_encoder
+
+        with self._encoder_lock:
+            if self._encoder is None:
+                self._encoder = load_encoder(self.settings.encoder, device=self.settings.device)
+            return self._encoder
+
+    def open_collections(self) -> None:
+        """Open what lies in the collections' folder, and the collections that the settings name beside it."""
+        from arriero.rag.collection import Collection
+
+        root = self.settings.collections
+        found = {path.name: path for path in sorted(root.iterdir())} if root.is_dir() else {}
+        for name, folder in (found | dict(self.settings.documents)).items():
+            collection = Collection.open(folder, device=self.settings.device)
+            if collection.exists:
+                self.collections[name] = ServedCollection(name=name, folder=folder, collection=collection)
+
+    def collection(self, name: str) -> ServedCollection:
+        """A collection by its name.
+
+        Raises:
+            NotFoundError: there is none of that name.
+        """
+        served = self.collections.get(name)
+        if served is None:
+            known = ", ".join(self.collections) or "none"
+            raise NotFoundError(
+                f"there is no collection '{name}'{did_you_mean(name, self.collections)}: there is {known}"
+            )
+        return served
+
+    def close(self, patience_s: float = 0.0) -> None:
+        """End all: requests that run get so many seconds."""
+        for live in self.models.values():
+            live.close(patience_s)
+        for served in self.collections.values():
+            served.collection.close()
+
+
+def model_name(source: str) -> str:
+    """What clients call a model: its source's name, or that of its folder or file."""
+    path = Path(source).expanduser()
+    return path.resolve().name.removesuffix(".gguf") if path.exists() else source
