@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from arriero.common.errors import ArrieroError
 from arriero.kernels.linear import Linear
 from arriero.model.adapters import Adapters
+from arriero.model.coded import dequantise_linear
 from arriero.model.config import LlamaConfig
 from arriero.model.lora import LoraConfig
 from arriero.model.quantised import (
@@ -26,7 +27,6 @@ from arriero.model.quantised import (
     NF4,
     OUTER_BLOCK,
     QuantisedLinear,
-    dequantise_linear,
     quantise_model,
     quantised_bytes,
 )

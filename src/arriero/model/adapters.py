@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from arriero.common.errors import ArrieroError, NotFoundError, did_you_mean
+from arriero.model.coded import CodedLinear, dequantise_linear
 from arriero.model.formats.hf import hf_names
 from arriero.model.guests import Change, Guests, Switch
 from arriero.model.lora import (
@@ -29,7 +30,6 @@ from arriero.model.lora import (
     truncate,
     weight_of,
 )
-from arriero.model.quantised import QuantisedLinear, dequantise_linear
 from arriero.model.transformer import Llama
 
 
@@ -185,7 +185,7 @@ class Adapters:
             self._untie()
         for module, change in changes.items():
             host = self.model.get_submodule(module)
-            if isinstance(host, QuantisedLinear):
+            if isinstance(host, CodedLinear):
                 self._unmerged[module] = host
                 host = self._replace(module, dequantise_linear(host))
             else:

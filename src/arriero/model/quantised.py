@@ -4,25 +4,21 @@ NF4 gives each weight the nearest of 16 values, the quantiles of a normal distri
 of its block of 64 along the row-major matrix; these maxima, less their mean, are quantised again in blocks of 256
 ("double quantisation", section 3), to 8-bit floats: as in the authors' bitsandbytes those of dynamic trees (Dettmers et
 al., arXiv 2110.02861), whose steps are finer near 0, so that one block with outliers does not blur 255 others. Codes
-and values agree with bitsandbytes'. int8 has one scale for each row. A matrix is dequantised whenever it is used, in
-the forward pass and again in the backward pass, so that only one exists in full precision at a time.
+and values agree with bitsandbytes'. int8 has one scale for each row.
 
 O outputs, C inputs; n blocks, m blocks of blocks.
 """
 
 import math
-from collections.abc import Callable
 from functools import cache
-from typing import Any, Literal, Self
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.distributed.tensor import DTensor
 
 from arriero.common.errors import ArrieroError
-from arriero.kernels.linear import Linear, linear
+from arriero.model.coded import CodedLinear, check_codable, check_finite, divisors
 from arriero.model.config import LlamaConfig
 from arriero.model.transformer import Llama
 
@@ -38,7 +34,7 @@ CHUNK = 2**20
 """Weights that are encoded at a time: what this needs beside the matrix is small."""
 
 
-class QuantisedLinear(nn.Module):
+class QuantisedLinear(CodedLinear):
     """A linear layer without bias whose matrix is stored in few bits, as buffers, and does not learn."""
 
     codes: Tensor
@@ -52,10 +48,8 @@ class QuantisedLinear(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, kind: Quantisation, buffers: dict[str, Tensor]) -> None:
         """Use `from_linear`."""
-        super().__init__()
-        self.in_features, self.out_features, self.kind = in_features, out_features, kind
-        for name, buffer in buffers.items():
-            self.register_buffer(name, buffer)
+        super().__init__(in_features, out_features, buffers)
+        self.kind = kind
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, kind: Quantisation) -> "QuantisedLinear":
@@ -70,46 +64,12 @@ class QuantisedLinear(nn.Module):
         buffers = _to_int8(weight) if kind == "int8" else _to_nf4(weight)
         return cls(linear.in_features, linear.out_features, kind, buffers).train(linear.training)
 
-    @property
-    def weight(self) -> Tensor:
-        """The matrix (O, C) as it is computed with, fp32; it has no gradient."""
-        return self.dequantise()
-
     def dequantise(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The matrix (O, C), computed in fp32 and rounded to `dtype`."""
         if self.kind == "int8":
             return (self.codes * self.scales).to(dtype)
         shape = self.out_features, self.in_features
         return _from_nf4(self.codes, self.inner, self.scales, self.mean)[: math.prod(shape)].view(shape).to(dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply to `x` (…, C)."""
-        y: Tensor = _FrozenProduct.apply(x, self)  # type: ignore[no-untyped-call]
-        return y
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """PyTorch's way to `.to(…)`: device as asked, but the constants stay fp32, or every weight would change."""
-        constants = {name: buffer for name, buffer in self._buffers.items() if name in ("scales", "mean")}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, constant in constants.items():
-            moved = self._buffers[name]
-            if constant is not None and moved is not None and moved.dtype != constant.dtype:
-                self._buffers[name] = constant.to(moved.device)
-        return self
-
-
-class _FrozenProduct(torch.autograd.Function):
-    """x Wᵀ, which keeps nothing but the layer's codes: W is dequantised again for the gradient of x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, layer: QuantisedLinear) -> Tensor:
-        ctx.layer = layer
-        return linear(x, layer.dequantise(x.dtype))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None]:
-        return linear(grad, ctx.layer.dequantise(grad.dtype).T) if ctx.needs_input_grad[0] else None, None
 
 
 def quantised_to(model: nn.Module) -> Quantisation:
@@ -135,13 +95,6 @@ def quantise_model(model: Llama, kind: Quantisation) -> Llama:
     return model
 
 
-def dequantise_linear(module: QuantisedLinear) -> Linear:
-    """A plain layer with the matrix as it was computed with, for adapters that are merged into it."""
-    plain = Linear(module.in_features, module.out_features, bias=False, device="meta")
-    plain.weight = nn.Parameter(module.weight, requires_grad=False)
-    return plain.train(module.training)
-
-
 def quantised_bytes(config: LlamaConfig, kind: Quantisation) -> int:
     """Bytes of all layers' matrices, with their constants; none: in fp32. Embedding, output and norms are not in it."""
     attention = [(config.n_heads, config.dim), (config.n_kv_heads, config.dim), (config.n_kv_heads, config.dim)]
@@ -164,25 +117,15 @@ def _check(layer: nn.Module, kind: Quantisation) -> None:
     """What can be told before a matrix is read."""
     if kind not in ("nf4", "int8"):
         raise ArrieroError(f"quantise: expected nf4 or int8, got '{kind}'")
-    if isinstance(layer.weight, DTensor):
-        raise ArrieroError("a matrix that is divided among ranks cannot be quantised: quantise before that")
-    if "bias" in dict(layer.named_parameters(recurse=False)):
-        raise ArrieroError("a linear layer with a bias cannot be quantised: expected one without, as LLaMA has")
-    if hasattr(layer, "adapters"):
-        raise ArrieroError("a layer with adapters cannot be quantised: quantise before you add them")
-
-
-def _check_finite(largest: Tensor) -> None:
-    if not largest.isfinite().all():
-        raise ArrieroError("a matrix with NaN or infinity cannot be quantised: the model is broken")
+    check_codable(layer)
 
 
 def _to_int8(weight: Tensor) -> dict[str, Tensor]:
     """Codes and scales of W (O, C)."""
     largest = weight.abs().amax(1, keepdim=True).float()  # (O, 1)
-    _check_finite(largest)
+    check_finite(largest)
     scales = largest / 127
-    codes = (weight / _divisors(scales)).round_().to(torch.int8)  # (O, C)
+    codes = (weight / divisors(scales)).round_().to(torch.int8)  # (O, C)
     return {"codes": codes, "scales": scales}
 
 
@@ -190,11 +133,11 @@ def _to_nf4(weight: Tensor) -> dict[str, Tensor]:
     """Codes of W (O, C), and those of its blocks' maxima with their constants."""
     parts = [_encode(part) for part in weight.flatten().split(CHUNK)]  # type: ignore[no-untyped-call]
     codes, largest = torch.cat([codes for codes, _ in parts]), torch.cat([maxima for _, maxima in parts])
-    _check_finite(largest)
+    check_finite(largest)
     mean = largest.mean()
     outer = F.pad(largest - mean, (0, -len(largest) % OUTER_BLOCK)).view(-1, OUTER_BLOCK)  # (m, 256)
     scales = outer.abs().amax(1, keepdim=True)  # (m, 1)
-    inner = _nearest(outer / _divisors(scales), _dynamic_tree(weight.device)).flatten()[: len(largest)].clone()  # (n,)
+    inner = _nearest(outer / divisors(scales), _dynamic_tree(weight.device)).flatten()[: len(largest)].clone()  # (n,)
     return {"codes": codes, "inner": inner, "scales": scales, "mean": mean}
 
 
@@ -202,18 +145,13 @@ def _encode(weights: Tensor) -> tuple[Tensor, Tensor]:
     """Codes (n, 32) and maxima (n,) of the blocks of weights (N,)."""
     blocks = F.pad(weights.float(), (0, -len(weights) % BLOCK)).view(-1, BLOCK)  # (n, 64)
     largest = blocks.abs().amax(1)  # (n,)
-    codes = _nearest(blocks / _divisors(largest)[:, None], _normal_float(weights.device))  # (n, 64)
+    codes = _nearest(blocks / divisors(largest)[:, None], _normal_float(weights.device))  # (n, 64)
     return (codes[:, ::2] << 4) | codes[:, 1::2], largest
 
 
 def _nearest(values: Tensor, table: Tensor) -> Tensor:
     """The number of the nearest entry of an ascending table, uint8, for each value."""
     return torch.bucketize(values, (table[1:] + table[:-1]) / 2, out_int32=True).to(torch.uint8)
-
-
-def _divisors(largest: Tensor) -> Tensor:
-    """What can be divided by: 0 / 0 shall be 0."""
-    return largest.clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def _from_nf4(codes: Tensor, inner: Tensor, scales: Tensor, mean: Tensor) -> Tensor:
