@@ -173,7 +173,7 @@ def test_watch_takes_in_what_changes_and_ends_with_ctrl_c(docs, filled):
         (docs / "rain.txt").write_text("The rain falls.")
         assert [Path(name).name for name in json.loads(process.stdout.readline())["added"]] == ["rain.txt"]
         os.kill(process.pid, signal.SIGINT)
-        assert process.wait(20) == 0
+        assert process.wait(100) == 0
 
 
 @pytest.mark.weights

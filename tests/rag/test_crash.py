@@ -123,9 +123,9 @@ def test_ctrl_c_keeps_what_is_stored_and_resumes(collection: Collection, many: P
 
 def test_two_processes_add_at_once(tmp_path: Path, many: Path, encoder) -> None:
     folder = tmp_path / "collection"
-    processes = [start(folder, many, "slow") for _ in range(3)]
+    processes = [start(folder, many, "slow", WAIT_S="200") for _ in range(3)]
     for process in processes:
-        out, error = process.communicate(timeout=120)
+        out, error = process.communicate(timeout=250)
         assert out.endswith("finished\n"), error
     check_sound(folder, encoder, whole=True)
 

@@ -50,6 +50,20 @@ def test_a_passage_comes_back_as_it_went_in(store: Store) -> None:
     assert metadata == {"author": "Ada"}
 
 
+def test_each_passage_passes_by_once_whatever_is_read_at_a_time(store: Store, monkeypatch) -> None:
+    assert list(store.each_passage()) == []
+    for name in "abc":
+        put(store, name, f"first of {name}", f"second of {name}")
+    store.delete(["b"])
+    for block in (1, 3, 4096):
+        monkeypatch.setattr("arriero.rag.store._BLOCK", block)
+        seen = list(store.each_passage())
+        assert [number for number, _, _ in seen] == store.passage_ids().tolist()
+        assert [passage.text for _, passage, _ in seen] == ["first of a", "second of a", "first of c", "second of c"]
+        for number, _, vector in seen:
+            np.testing.assert_array_equal(vector, store.passages([number])[number][1])
+
+
 def test_ids_are_never_used_twice(store: Store) -> None:
     put(store, "a", "x", "y")
     before = store.passage_ids().max()

@@ -80,6 +80,31 @@ def test_allowed_fields_may_differ_and_are_kept(tmp_path: Path) -> None:
     RunFolder(tmp_path / "run").check(longer)
 
 
+def test_a_command_without_allow_does_not_speak_of_it(tmp_path: Path) -> None:
+    begin(tmp_path / "run", Config())
+    folder = RunFolder(tmp_path / "run")
+    folder.check(Config(), None)
+    with pytest.raises(ArrieroError, match=r"lr was 0\.0003, is 0\.1\. Give those again, remove it, or") as caught:
+        folder.check(Config(lr=0.1), None)
+    assert "--allow" not in str(caught.value)
+
+
+def test_a_run_that_is_held_was_checked_and_is_nobody_elses(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("arriero.train.run_folder._WAIT_S", 0.1)
+    begin(tmp_path / "run", Config())
+    folder = RunFolder(tmp_path / "run")
+    with (
+        folder.hold(Config(), None),
+        pytest.raises(ArrieroError, match="the run"),
+        RunFolder(folder.path).hold(Config()),
+    ):
+        pass
+    with pytest.raises(ArrieroError, match="holds a run with other settings"), folder.hold(Config(lr=0.1), None):
+        pass
+    with folder.hold(Config()):  # a refusal keeps nobody out
+        pass
+
+
 def test_a_table_may_be_allowed_whole(tmp_path: Path) -> None:
     begin(tmp_path / "run", Config(weights={"plays": 1.0}))
     begin(tmp_path / "run", Config(weights={"plays": 0.5, "law": 0.5}), ("weights",))
