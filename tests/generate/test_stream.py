@@ -65,3 +65,11 @@ def test_closing_a_stream_stops_the_work(engine):
     handle.remove()
     assert 0 < made < 60
     assert list(stream) == []
+
+
+def test_log_probabilities_come_with_their_tokens(engine):
+    sampling = SamplingConfig(max_tokens=8, logprobs=2)
+    deltas = list(engine.stream(Request(prompt_ids=[1, 2, 3], sampling=sampling)))
+    assert all(len(delta.logprobs or ()) == len(delta.ids) for delta in deltas)
+    assert deltas[-1].completion is not None
+    assert tuple(item for delta in deltas for item in delta.logprobs or ()) == deltas[-1].completion.logprobs

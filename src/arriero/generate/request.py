@@ -50,6 +50,8 @@ class Completion:
     logprobs: tuple[TokenLogprob, ...] | None
     """One a token, if asked for."""
     prompt_tokens: int
+    cached_tokens: int = 0
+    """Tokens of the prompt that were read before, for another request, and taken from the cache."""
     seed: int
     """With this seed and n = 1 the same request gives this sample again."""
 
@@ -63,5 +65,7 @@ class Delta:
     text: str
     ids: tuple[int, ...]
     """Tokens since the last delta of this sample; the text may lag behind them."""
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    """One for each of these tokens, if asked for."""
     completion: Completion | None = None
     """On the sample's last delta: the whole."""

@@ -80,6 +80,7 @@ class Row:
             sample=self.sample,
             text=text,
             ids=tuple(self.ids[tokens:]),
+            logprobs=None if self.request.sampling.logprobs is None else tuple(self.logprobs[tokens:]),
             completion=None if self.finish_reason is None else self.completion(),
         )
 
