@@ -3,11 +3,13 @@
 from fastapi import FastAPI
 
 from arriero import __version__
-from arriero.serve import info
+from arriero.serve import info, metrics
 from arriero.serve.errors import install_handlers
+from arriero.serve.metrics import measure
+from arriero.serve.security import secure
 from arriero.serve.service import Service
 
-ROUTERS = (info.router,)
+ROUTERS = (info.router, metrics.router)
 
 
 def create_app(service: Service) -> FastAPI:
@@ -20,4 +22,6 @@ def create_app(service: Service) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router)
     install_handlers(app)
+    secure(app, service.settings)
+    measure(app, service)
     return app
