@@ -24,6 +24,7 @@ from arriero.generate.row import Row, open_rows
 from arriero.generate.sampling import SamplingConfig
 from arriero.generate.schedule import plan_waves
 from arriero.model.adapters import Adapters
+from arriero.model.packed import Weights
 from arriero.model.transformer import Llama
 from arriero.tokenizer.tokenizer import Tokenizer
 
@@ -65,17 +66,19 @@ class Engine:
         adapter: Path | None = None,
         device: str = "auto",
         dtype: DTypeName = "auto",
+        weights: Weights = "full",
         max_batch: int = 16,
     ) -> "Engine":
         """An engine for a model source: a folder, a .gguf file, a preset, a known name or a hub id.
 
         Args:
             adapter: a folder in PEFT's format, to be merged into the weights: no token takes longer for it.
+            weights: how the matrices are held; int8 and int4 take less memory, and are a little off.
         """
         # they bring the file formats, which an engine itself doesn't need
         from arriero.model.source import load_merged
 
-        loaded = load_merged(source, adapter, device=device, dtype=dtype)
+        loaded = load_merged(source, adapter, device=device, dtype=dtype, weights=weights)
         return cls(loaded.model, loaded.tokenizer, context=loaded.context, max_batch=max_batch)
 
     @property

@@ -21,7 +21,7 @@ O outputs, C inputs; R rows of some tiles, G groups of a row.
 """
 
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -118,23 +118,41 @@ def pack_model(model: Llama, weights: Weights) -> Llama:
     """Pack every matrix of the layers and of the output, in place, one at a time; embedding and norms stay.
 
     int4 has 8 bits for the output, whose errors fall on the logits undamped. An output that shares the embedding's
-    matrix is one of its own from then on, in the model's config too.
+    matrix is one of its own from then on, in the model's config too. What is packed so already stays as it is.
 
     Raises:
-        ArrieroError: there is no such kind of weights, or `PackedLinear.from_linear` refuses one of the layers; the
-            model is as it was.
+        ArrieroError: as `check_packable` and `PackedLinear.from_linear`.
+    """
+    check_packable(model, weights)
+    if weights == "full":
+        return model
+    for name, layer in _matrices(model).items():
+        if not isinstance(layer, PackedLinear):
+            model.set_submodule(name, PackedLinear.from_linear(layer, bits_of(name, weights)))
+    model.config = replace(model.config, tied_embeddings=False)
+    return model
+
+
+def check_packable(model: Llama, weights: Weights) -> None:
+    """What can be told before a matrix is read.
+
+    Raises:
+        ArrieroError: there is no such kind of weights, or a layer cannot be packed, or is packed otherwise.
     """
     if weights not in ("full", "int8", "int4"):
         raise ArrieroError(f"weights: expected full, int8 or int4, got '{weights}'")
     if weights == "full":
-        return model
-    names = [name for name, module in model.named_modules() if is_packable(name, module)]
-    for name in names:
-        _check(name, _layer(model, name))
-    for name in names:
-        model.set_submodule(name, PackedLinear.from_linear(_layer(model, name), bits_of(name, weights)))
-    model.config = replace(model.config, tied_embeddings=False)
-    return model
+        return
+    for name, layer in _matrices(model).items():
+        if isinstance(layer, PackedLinear) and layer.bits != bits_of(name, weights):
+            raise ArrieroError(f"the model is packed already, {name} in {layer.bits} bits: expected full precision")
+        if layer.in_features % GROUP:
+            raise ArrieroError(
+                f"{name} has {layer.in_features} inputs, and {weights} weights need a multiple of {GROUP}: take "
+                "--weights full"
+            )
+        if not isinstance(layer, PackedLinear):
+            check_codable(layer)
 
 
 def is_packable(name: str, module: nn.Module) -> bool:
@@ -147,21 +165,22 @@ def bits_of(name: str, weights: Weights) -> Bits:
     return 4 if weights == "int4" and name != "output" else 8
 
 
-def _layer(model: Llama, name: str) -> nn.Linear | CodedLinear:
-    layer = model.get_submodule(name)
-    assert isinstance(layer, (nn.Linear, CodedLinear))
-    return layer
+def packed_bytes(outputs: int, inputs: int, bits: Bits) -> int:
+    """Bytes of a packed matrix with its constants."""
+    constants = 2 if bits == 4 else 1
+    return -(-outputs // ROWS) * ROWS * inputs * (bits * GROUP + 16 * constants) // GROUP // 8
 
 
-def _check(name: str, layer: nn.Linear | CodedLinear) -> None:
-    """What can be told before a matrix is read."""
-    if isinstance(layer, PackedLinear):
-        raise ArrieroError("the model is packed already: expected one in full precision")
-    check_codable(layer)
-    if (inputs := layer.in_features) % GROUP:
-        raise ArrieroError(
-            f"{name} has {inputs} inputs: int8 and int4 weights need a multiple of {GROUP}: take --weights full"
-        )
+def model_bytes(model: nn.Module) -> int:
+    """Bytes of a model's parameters and buffers; what is shared counts once."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _matrices(model: Llama) -> dict[str, nn.Linear | CodedLinear]:
+    """The matrices that are packed, by their modules' names."""
+    named = {name: module for name, module in model.named_modules() if is_packable(name, module)}
+    return cast(dict[str, nn.Linear | CodedLinear], named)
 
 
 def _chunk_rows(inputs: int) -> int:

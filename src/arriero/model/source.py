@@ -17,6 +17,7 @@ from arriero.common.errors import ArrieroError, FormatError, NotFoundError, did_
 from arriero.common.gguf_header import read_header
 from arriero.model.formats.weights import blank_model
 from arriero.model.hub import cached_snapshot, fetch_snapshot, is_hub_id
+from arriero.model.packed import Weights, pack_model
 from arriero.model.presets import PRESETS
 from arriero.model.transformer import Llama
 from arriero.model.wheels import Wheel, cached, fetch, installed
@@ -112,30 +113,42 @@ def weights_digest(path: Path | None, also: str = "") -> str:
     return digest.hexdigest()[:16]
 
 
-def load_model(source: str, *, device: str = "auto", dtype: DTypeName = "auto", seed: int = 0) -> LoadedModel:
+def load_model(
+    source: str,
+    *,
+    device: str = "auto",
+    dtype: DTypeName = "auto",
+    weights: Weights = "full",
+    seed: int = 0,
+) -> LoadedModel:
     """Load a model from any source that is on this machine; it is in evaluation mode: an adapter's dropout is off.
 
     Args:
         source: a name of `NAMED`, a preset, a folder, a `.gguf` file, or the hub id of a fetched model.
         device: `auto`, `cpu`, `cuda`, `mps`.
         dtype: the weights' type in memory; `auto` is bfloat16 on CUDA and float32 elsewhere.
+        weights: how the matrices are held; each is packed as it is read, so that the model is never whole in full
+            precision. An adapter is merged before that.
         seed: of a preset's random weights.
 
     Raises:
         NotFoundError: it is not here; the message says how to get it.
         FormatError: its files are damaged or of a kind that is not supported.
+        ArrieroError: its shape does not allow these weights.
     """
     to_device = pick_device(device)
     to_dtype = pick_dtype(dtype, to_device)
     if source in PRESETS:
         model = blank_model(PRESETS[source]).to(to_dtype).to_empty(device=to_device)
         model.tie_weights()
-        return LoadedModel(name=source, model=model.init_weights(seed).eval(), path=None, loaded_tokenizer=None)
+        model = pack_model(model.init_weights(seed).eval(), weights)
+        return LoadedModel(name=source, model=model, path=None, loaded_tokenizer=None)
     path = resolve(source)
     if is_adapter(path):
-        return put_on(load_model(base_of(path), device=device, dtype=dtype), path)
+        loaded = put_on(load_model(base_of(path), device=device, dtype=dtype), path)
+        return loaded if weights == "full" else _pack_merged(loaded, weights)
     name = path.resolve().name.removesuffix(".gguf") if Path(source).exists() else source
-    model, tokenizer = _load(path, to_dtype, to_device)
+    model, tokenizer = _load(path, to_dtype, to_device, weights)
     return LoadedModel(name=name, model=model.eval(), path=path, loaded_tokenizer=tokenizer)
 
 
@@ -162,26 +175,38 @@ def put_on(base: LoadedModel, folder: Path, *, as_trained: bool = True) -> Loade
 
 
 def load_merged(
-    source: str, adapter: Path | None = None, *, device: str = "auto", dtype: DTypeName = "auto"
+    source: str,
+    adapter: Path | None = None,
+    *,
+    device: str = "auto",
+    dtype: DTypeName = "auto",
+    weights: Weights = "full",
 ) -> LoadedModel:
     """A model with its adapter merged into the weights, if it has one: to generate without added latency.
 
     Args:
         adapter: a folder in PEFT's format, for a source that is none itself.
+        weights: how the matrices are held, with the adapter in them.
 
     Raises:
         NotFoundError, FormatError, ArrieroError: as `load_model` and `put_on`.
     """
-    loaded = load_model(source, device=device, dtype=dtype)
-    if adapter is not None:
-        base_of(adapter, source)
-        loaded = put_on(loaded, adapter)
+    if adapter is None:
+        loaded = load_model(source, device=device, dtype=dtype, weights=weights)
+        return _pack_merged(loaded, "full")
+    base_of(adapter, source)
+    return _pack_merged(put_on(load_model(source, device=device, dtype=dtype), adapter), weights)
+
+
+def _pack_merged(loaded: LoadedModel, weights: Weights) -> LoadedModel:
+    """The model with its adapters merged for good, and its matrices packed then."""
     if loaded.model.adapters is not None:
         from arriero.model.adapters import Adapters
 
         adapters = Adapters.of(loaded.model)
         for name in list(adapters.configs):
             adapters.absorb(name)
+    pack_model(loaded.model, weights)
     return loaded
 
 
@@ -270,13 +295,13 @@ def get(name: str, *, wheel: Path | None = None, show_progress: bool = True) -> 
     return resolve(name)
 
 
-def _load(path: Path, dtype: torch.dtype, device: torch.device) -> tuple[Llama, Tokenizer | None]:
+def _load(path: Path, dtype: torch.dtype, device: torch.device, packed: Weights) -> tuple[Llama, Tokenizer | None]:
     """A file or folder by its format; each format's module is imported only when it is met."""
     if (gguf := _gguf_file(path)) is not None:
         from arriero.model.formats.gguf import load_weights
 
         header = read_header(gguf)
-        model = load_weights(header, dtype=dtype, device=device)
+        model = load_weights(header, dtype=dtype, device=device, packed=packed)
         try:
             return model, from_gguf(header.metadata)
         except FormatError as error:
@@ -284,11 +309,11 @@ def _load(path: Path, dtype: torch.dtype, device: torch.device) -> tuple[Llama, 
     if (path / "config.json").is_file():
         from arriero.model.formats.hf import load_hf
 
-        return load_hf(path, dtype=dtype, device=device), tokenizer_of(path)
+        return load_hf(path, dtype=dtype, device=device, packed=packed), tokenizer_of(path)
     if (path / "params.json").is_file():
         from arriero.model.formats.meta import load_meta
 
-        model = load_meta(path, dtype=dtype, device=device)
+        model = load_meta(path, dtype=dtype, device=device, packed=packed)
         return model, tokenizer_of(path) or tokenizer_of(path.parent)  # Meta puts it beside the sizes' folders
     raise FormatError(
         f"{path} is no model: expected a .gguf file, or a folder with config.json, params.json or adapter_config.json"

@@ -119,7 +119,7 @@ class Llama(nn.Module):
         """The output layer's matrix (V, C), with what the active adapter does to it, differentiable."""
         guests = getattr(self.output, "adapters", None)
         weight: Tensor = self.output.weight if guests is None else guests.weight(self.output)
-        return weight
+        return weight.to(self.norm.weight.dtype)  # a packed one is dequantised to fp32
 
     @property
     def n_params(self) -> int:

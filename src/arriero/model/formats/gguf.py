@@ -18,6 +18,7 @@ from arriero.model.config import LlamaConfig
 from arriero.model.formats.gguf_config import ROPE_FREQS, read_config, scaling_of_divisors
 from arriero.model.formats.gguf_storage import byte_shape, dequantise
 from arriero.model.formats.weights import Weight, build_model, halves_from_pairs, name_parameters
+from arriero.model.packed import Weights
 from arriero.model.transformer import Llama
 
 _OUTER = {
@@ -38,17 +39,25 @@ _LAYER = {
 }
 
 
-def load_gguf(path: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Llama:
+def load_gguf(
+    path: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    packed: Weights = "full",
+) -> Llama:
     """Read a model of any storage type that the `gguf` package can dequantise.
 
     Raises:
         NotFoundError: there is no such file.
         FormatError: it is truncated, of another architecture, or lacks a tensor or key; the message names it.
     """
-    return load_weights(read_header(path), dtype=dtype, device=device)
+    return load_weights(read_header(path), dtype=dtype, device=device, packed=packed)
 
 
-def load_weights(header: GgufHeader, *, dtype: torch.dtype, device: torch.device | str) -> Llama:
+def load_weights(
+    header: GgufHeader, *, dtype: torch.dtype, device: torch.device | str, packed: Weights = "full"
+) -> Llama:
     """`load_gguf` for a file whose header was read already."""
     config = read_config(header)
     _check_extents(header)
@@ -56,8 +65,9 @@ def load_weights(header: GgufHeader, *, dtype: torch.dtype, device: torch.device
     with header.path.open("rb") as file:
         if ROPE_FREQS in header.tensors:
             config = _with_divisors(config, header, file)
-        weights = _read_all(header, config, file, dtype)
-        return build_model(config, weights, gguf_names(config), source=header.path, dtype=dtype, device=device)
+        read_as = dtype if packed == "full" else torch.float32  # in which Q4_1 and Q8_0 are exact, to be packed again
+        weights, names = _read_all(header, config, file, read_as), gguf_names(config)
+        return build_model(config, weights, names, source=header.path, dtype=dtype, device=device, packed=packed)
 
 
 def gguf_names(config: LlamaConfig) -> dict[str, str]:

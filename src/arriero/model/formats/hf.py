@@ -18,6 +18,7 @@ from arriero.model.config import LlamaConfig
 from arriero.model.formats.hf_config import is_reward_model, read_hf_config, read_json, write_hf_config
 from arriero.model.formats.weights import Weight, build_model, check_no_live_adapter, name_parameters
 from arriero.model.heads import SCORE
+from arriero.model.packed import Weights
 from arriero.model.transformer import Llama
 
 SINGLE = "model.safetensors"
@@ -41,8 +42,14 @@ _LAYER = {
 }
 
 
-def load_hf(folder: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Llama:
-    """Load a `LlamaForCausalLM` or `MistralForCausalLM` folder, its weights converted to `dtype`.
+def load_hf(
+    folder: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    packed: Weights = "full",
+) -> Llama:
+    """Load a `LlamaForCausalLM` or `MistralForCausalLM` folder, its weights converted to `dtype`, its matrices packed.
 
     A `LlamaForSequenceClassification` of one label is a reward model: it comes with the head `score`.
 
@@ -56,7 +63,7 @@ def load_hf(folder: Path, *, dtype: torch.dtype = torch.float32, device: torch.d
     weights = _read(files, tied=config.tied_embeddings)
     source = folder / (SINGLE if (folder / SINGLE).is_file() else INDEX)
     names = hf_names(config) | {f"heads.{head}.weight": f"{head}.weight" for head in heads}
-    return build_model(config, weights, names, source=source, dtype=dtype, device=device, heads=heads)
+    return build_model(config, weights, names, source=source, dtype=dtype, device=device, heads=heads, packed=packed)
 
 
 def save_hf(

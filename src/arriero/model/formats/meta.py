@@ -16,6 +16,7 @@ from arriero.common.errors import ArrieroError, FormatError
 from arriero.model.config import LlamaConfig, RopeScaling, swiglu_width
 from arriero.model.formats.hf_config import read_json
 from arriero.model.formats.weights import Weight, build_model, halves_from_pairs
+from arriero.model.packed import Weights
 from arriero.model.transformer import Llama
 
 _KNOWN = {
@@ -44,6 +45,7 @@ def load_meta(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     max_seq_len: int | None = None,
+    packed: Weights = "full",
 ) -> Llama:
     """Load a LLaMA, Llama 2 or Llama 3 folder as Meta published it.
 
@@ -60,7 +62,7 @@ def load_meta(
         params, file=file, vocab_size=_vocab_size(first, params, len(shards)), max_seq_len=max_seq_len
     )
     names = {name: name for name in meta_names(config)}
-    return build_model(config, _join(shards, config), names, source=folder, dtype=dtype, device=device)
+    return build_model(config, _join(shards, config), names, source=folder, dtype=dtype, device=device, packed=packed)
 
 
 def read_meta_params(

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from arriero.common.errors import ArrieroError, FormatError
+from arriero.model.coded import CodedLinear
 from arriero.model.config import LlamaConfig
 from arriero.model.guests import Guests
 from arriero.model.heads import ScalarHead
+from arriero.model.packed import PackedLinear, Weights, bits_of, check_packable, is_packable, pack_model
 from arriero.model.transformer import Llama
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -37,9 +39,14 @@ def check_no_live_adapter(model: Llama) -> None:
     """Whether the model's own weights are all of it, so that a file of them is the same model.
 
     Raises:
-        ArrieroError: an adapter is on that is not merged.
+        ArrieroError: an adapter is on that is not merged, or a matrix is packed or quantised.
     """
     for module in model.modules():
+        if isinstance(module, CodedLinear):
+            raise ArrieroError(
+                "the model's matrices are packed or quantised, and files of models hold them in full: load it with "
+                "weights 'full', and write that"
+            )
         guests = getattr(module, "adapters", None)
         if isinstance(guests, Guests) and guests.on is not None and not guests.switch.merged:
             raise ArrieroError(
@@ -57,18 +64,22 @@ def build_model(
     dtype: torch.dtype,
     device: torch.device | str,
     heads: Sequence[str] = (),
+    packed: Weights = "full",
 ) -> Llama:
-    """A model with these weights, each copied to `dtype` and `device` as it comes.
+    """A model with these weights, each copied to `dtype` and `device`, or packed, as it comes.
 
     Args:
         names: the format's name of each parameter of ours.
         source: the file or folder that should hold them all, for the message about a missing one.
         heads: the scalar heads that are among them.
+        packed: how the matrices are held.
 
     Raises:
         FormatError: a tensor is missing, unexpected, repeated, not of floating point, or of a wrong shape.
+        ArrieroError: the shape does not allow packed weights.
     """
     model = blank_model(config)
+    check_packable(model, packed)
     with torch.device("meta"):
         model.heads.update({head: ScalarHead(config.dim) for head in heads})
     ours = {theirs: name for name, theirs in names.items()}
@@ -85,13 +96,17 @@ def build_model(
                 f"{weight.file}: tensor '{weight.name}' is {weight.tensor.dtype}, expected floating point"
             )
         module, _, leaf = name.rpartition(".")
+        if packed != "full" and is_packable(module, model.get_submodule(module)):
+            matrix = PackedLinear.from_weight(weight.tensor.to(device=device), bits_of(module, packed))
+            model.set_submodule(module, matrix)
+            continue
         values = weight.tensor.to(device=device, dtype=dtype, copy=True)  # a copy: the file may change or go away
         setattr(model.get_submodule(module), leaf, nn.Parameter(values))
     if waiting:
         missing = names[next(iter(waiting))]
         raise FormatError(f"{source}: tensor '{missing}' is missing ({len(waiting)} of {len(names)} are)")
     model.tie_weights()
-    return model
+    return pack_model(model, packed)  # what is left: an output that was the embedding's matrix
 
 
 def blank_model(config: LlamaConfig) -> Llama:
