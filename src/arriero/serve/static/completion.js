@@ -1,0 +1,54 @@
+// Asks the model for an answer and writes it into a message as it comes.
+
+import { stream } from "./api.js";
+
+/** The request for the answer to `messages`. */
+export function bodyOf(settings, messages) {
+  const said = messages.filter(({ content }) => content).map(({ role, content }) => ({ role, content }));
+  const system = settings.system?.trim() ? [{ role: "system", content: settings.system.trim() }] : [];
+  const body = { model: settings.model, messages: [...system, ...said], stream: true, stream_options: { include_usage: true } };
+  for (const name of ["temperature", "top_p", "max_tokens", "seed"]) {
+    if (settings[name] !== null && settings[name] !== undefined && settings[name] !== "") body[name] = settings[name];
+  }
+  if (settings.collection) {
+    body.model = `arriero:${settings.collection}`;
+    body.arriero = { model: settings.model };
+    if (settings.k) body.arriero.k = settings.k;
+  }
+  return body;
+}
+
+/**
+ * Fills `message` (content, finish, usage, evidence, seconds; or error, stopped) and calls `changed` at each piece.
+ * Never throws: what goes wrong is told in the message, where the user sees it.
+ */
+export async function complete(settings, messages, message, changed, signal) {
+  const began = performance.now();
+  try {
+    for await (const event of stream("v1/chat/completions", bodyOf(settings, messages), signal)) {
+      const choice = event.choices?.[0];
+      if (choice?.delta?.content) {
+        message.first ??= performance.now() - began;
+        message.content += choice.delta.content;
+      }
+      if (choice?.finish_reason) message.finish = choice.finish_reason;
+      if (event.usage) message.usage = event.usage;
+      if (event.arriero) message.evidence = event.arriero;
+      changed();
+    }
+  } catch (error) {
+    if (error.name === "AbortError") message.stopped = true;
+    else message.error = error.message;
+  }
+  message.seconds = (performance.now() - began) / 1000;
+  message.busy = false;
+  changed();
+}
+
+/** "41 tokens · 38 a second" as numbers, or null where the server told none. */
+export function pace(message) {
+  const tokens = message.usage?.completion_tokens;
+  if (!tokens || !message.seconds) return null;
+  const seconds = Math.max(message.seconds - (message.first ?? 0) / 1000, 0.001);
+  return { tokens, rate: tokens > 1 ? (tokens - 1) / seconds : null };
+}
