@@ -130,12 +130,13 @@ class Engine:
 
     def _open(self, requests: Sequence[Request], *, stream: bool) -> list[Row]:
         for request in requests:
-            self._check(request)
+            self.check(request)
         return [
             row for i, request in enumerate(requests) for row in open_rows(request, i, self.tokenizer, stream=stream)
         ]
 
-    def _check(self, request: Request) -> None:
+    def check(self, request: Request) -> None:
+        """Refuse a request that can't be served, as `generate` does."""
         prompt, wanted = request.prompt_ids, request.sampling.max_tokens
         if request.adapter is not None:
             Adapters.of(self.model).check(request.adapter)

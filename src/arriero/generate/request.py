@@ -4,6 +4,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Literal
 
+from arriero.common.errors import ArrieroError
 from arriero.generate.sampling import SamplingConfig
 
 FinishReason = Literal["stop", "length", "cancelled"]
@@ -20,8 +21,16 @@ class Request:
     """How to continue it."""
     adapter: str | None = None
     """The model's adapter to continue it with, by name; by default the active one, if any. Rows may differ."""
+    prompt_logprobs: int | None = None
+    """Report the model's log-probabilities of the prompt's tokens (0), and of the n likeliest beside each; default:
+    none. The whole prompt is read then, even where part of it is in the cache."""
     cancel: threading.Event | None = None
     """Set it, from any thread, to end the request after the token in progress; its row is freed."""
+
+    def __post_init__(self) -> None:
+        top = self.prompt_logprobs
+        if top is not None and top < 0:
+            raise ArrieroError(f"prompt_logprobs must be 0 or above, or none, not {top}")
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,8 @@ class Completion:
     finish_reason: FinishReason
     logprobs: tuple[TokenLogprob, ...] | None
     """One a token, if asked for."""
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    """One a token of the prompt, None for the first, if asked for; None if the request was cancelled before."""
     prompt_tokens: int
     cached_tokens: int = 0
     """Tokens of the prompt that were read before, for another request, and taken from the cache."""

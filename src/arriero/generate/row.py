@@ -22,6 +22,10 @@ class Row:
         self.generator = torch.Generator().manual_seed(seed)
         self.ids: list[int] = []
         self.logprobs: list[TokenLogprob] = []
+        self.prompt_logprobs: list[TokenLogprob | None] = []
+        self.cached_tokens = 0
+        self.dropped = False
+        """Set it, from any thread, to cancel this row, whatever its request's `cancel` says."""
         self.finish_reason: FinishReason | None = None
         self._tokenizer = tokenizer
         self._stop_ids = tokenizer.stop_ids if config.stop_ids is None else frozenset(config.stop_ids)
@@ -65,7 +69,7 @@ class Row:
     def check_cancelled(self) -> None:
         """End the row if its request was cancelled."""
         cancel = self.request.cancel
-        if self.finish_reason is None and cancel is not None and cancel.is_set():
+        if self.finish_reason is None and (self.dropped or (cancel is not None and cancel.is_set())):
             self._end("cancelled")
 
     def delta(self) -> Delta | None:
@@ -94,9 +98,15 @@ class Row:
             text=self._whole_text(),
             finish_reason=self.finish_reason,
             logprobs=None if self.request.sampling.logprobs is None else tuple(self.logprobs),
+            prompt_logprobs=self._all_prompt_logprobs(),
             prompt_tokens=len(self.prompt),
+            cached_tokens=self.cached_tokens,
             seed=self.seed,
         )
+
+    def _all_prompt_logprobs(self) -> tuple[TokenLogprob | None, ...] | None:
+        whole = len(self.prompt_logprobs) == len(self.prompt)
+        return tuple(self.prompt_logprobs) if whole and self.request.prompt_logprobs is not None else None
 
     def _end(self, reason: FinishReason) -> None:
         if self._decoder is not None:
