@@ -10,9 +10,10 @@ quickstart: $(STAMP)
 	$(BIN)/arriero quickstart
 
 # Tests that need real weights run when the weights are there; `get` is a no-op the second time.
+# A worker for each core takes whole files, the longest first (tests/conftest.py).
 test: $(STAMP)
 	-$(BIN)/arriero model get smollm2-135m-instruct all-minilm-l6-v2 lid.176
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu" -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m "slow"

@@ -1,8 +1,14 @@
 """Fixtures that every test may use: real data and real weights, skipped with a reason where they are absent."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
+
+# Tests that run beside each other have one thread each, as have the programs they start. It must be said before
+# anything imports torch.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -10,6 +16,19 @@ import torch
 # The Triton kernels run in Triton's interpreter, unless there is a GPU to compile them for. It must be said before
 # anything imports triton.
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
+
+# A shell's background job ignores Ctrl-C, as would the programs that it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+LONG = ("test_readme.py",)
+"""Files that take longest, in order: a file is one worker's, and the last ones should not leave the others idle."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files begin first."""
+    order = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.relative_to(Path(__file__).parent).as_posix(), len(LONG)))
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -78,8 +78,8 @@ def spawn(*argv: str) -> pexpect.spawn:
 def interrupt(talk: pexpect.spawn, expected: object) -> None:
     """Press Ctrl-C until the program shows what is expected of it.
 
-    Python's input() with readline sleeps through a Ctrl-C that comes between its prompt and its wait for a key. The next
-    one wakes it, and both count as one.
+    Python's input() with readline sleeps through a Ctrl-C that comes between its prompt and its wait for a key. The
+    next one wakes it, and both count as one.
     """
     for _ in range(12):
         talk.sendintr()

@@ -33,13 +33,13 @@ class Watcher:
 
     def __exit__(self, *_error: object) -> None:
         self.stop.set()
-        self.thread.join(timeout=10)
+        self.thread.join(timeout=60)
         assert not self.thread.is_alive()
 
     def wait(self, condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while not condition():
-            assert time.monotonic() < deadline, "the watch did not come round in 15 s"
+            assert time.monotonic() < deadline, "the watch did not come round in 60 s"
             time.sleep(0.02)
 
 
