@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from arriero.common.errors import ArrieroError, NotFoundError
-from arriero.generate.engine import Engine
 from arriero.generate.request import Request
 from arriero.generate.sampling import SamplingConfig
 from arriero.rag.citations import Citation, Grounded, Grounder
 from arriero.rag.collection import Collection
+from arriero.rag.contracts import ChatModel
 from arriero.rag.excerpt import pick_sentences
 from arriero.rag.prompt import Prompt, Turn, build_prompt
 from arriero.rag.search import Hit, Mode
@@ -101,7 +101,7 @@ class Answer:
 
 def ask(
     collection: Collection,
-    engine: Engine,
+    engine: ChatModel,
     question: str,
     config: AnswerConfig | None = None,
     *,
@@ -128,7 +128,7 @@ def ask(
 
 def stream_answer(
     collection: Collection,
-    engine: Engine,
+    engine: ChatModel,
     question: str,
     config: AnswerConfig | None = None,
     *,
@@ -209,7 +209,7 @@ def _refusal(question: str, hits: Sequence[Hit]) -> Answer:
 
 def _generate(
     collection: Collection,
-    engine: Engine,
+    engine: ChatModel,
     question: str,
     prompt: Prompt,
     config: AnswerConfig,

@@ -1,10 +1,13 @@
-"""What the collection asks of an encoder and of a vector index, so that others can stand behind it."""
+"""What the collection asks of an encoder, of a vector index, and of who answers, so that others can stand behind it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from arriero.generate.request import Delta, Request
+from arriero.tokenizer.tokenizer import Tokenizer
 
 Vectors = NDArray[np.float32]
 Ids = NDArray[np.int64]
@@ -39,3 +42,18 @@ class VectorIndex(Protocol):
 
     def search(self, query: Vectors, k: int, allowed: Ids | None = None) -> list[int]:
         """Ids of the k largest inner products with `query` (dim,), best first; among `allowed` alone where given."""
+
+
+class ChatModel(Protocol):
+    """An engine, or what stands in its place."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """With the chat template."""
+
+    @property
+    def context(self) -> int:
+        """Most tokens of prompt and answer together."""
+
+    def stream(self, request: Request) -> Generator[Delta, None, None]:
+        """What the answer gains, piece by piece; closing it ends the request."""

@@ -7,6 +7,7 @@ fp32 whatever the model's dtype. A text longer than the encoder's limit is cut a
 B texts of a batch, T tokens, C hidden size, dim size of the vector.
 """
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,11 +58,14 @@ class TowerNetwork(nn.Module):
 
 
 class TowerModel:
-    """A tower with its weights and tokenizer, read at the first use."""
+    """A tower with its weights and tokenizer, read at the first use; safe to share among threads."""
 
     def __init__(self, tower: Tower, device: str) -> None:
         self.tower = tower
         self._device_name = device
+        self._lock = threading.Lock()
+        """Held while the weights are read, and while the tokenizer works: it keeps how to truncate, and is no two
+        threads' at once."""
         self._loaded: tuple[TowerNetwork, Any] | None = None
 
     @property
@@ -124,27 +128,43 @@ class TowerModel:
         return ids, skip
 
     def _tokenise(self, texts: list[str]) -> list[list[int]]:
-        clean = [text.encode("utf-8", "replace").decode() for text in texts]  # half a surrogate pair is no text
-        return list(self.tokenizer(clean, truncation=True, max_length=self.tower.max_tokens)["input_ids"])
+        tokenizer = self.tokenizer
+        with self._lock:
+            return list(tokenizer(_clean(texts), truncation=True, max_length=self.tower.max_tokens)["input_ids"])
+
+    def count_tokens(self, texts: Sequence[str], prompt: str) -> list[int]:
+        """How many tokens each text would have behind its prompt if none were cut; more than the tower's are."""
+        tokenizer = self.tokenizer
+        with self._lock:
+            rows = tokenizer(_clean([prompt + text for text in texts]), truncation=False, verbose=False)["input_ids"]
+        return [len(row) for row in rows]
 
     def _load(self) -> tuple[TowerNetwork, Any]:
-        if self._loaded is None:
-            transformers = require("transformers", extra="rag", purpose="encoding text")
-            device = pick_device(self._device_name)
-            with quiet(transformers):
-                model = (
-                    _load_dpr(self.tower, transformers)
-                    if self.tower.kind == "dpr"
-                    else _load_auto(self.tower, transformers)
-                )
-                tokenizer = _load_tokenizer(self.tower, transformers)
-            for layer in model.modules():
-                if type(layer) is nn.Linear:
-                    layer.__class__ = Linear  # transformers' own layers, computed by ours
-            dense = nn.Sequential(*[_load_dense(folder) for folder in self.tower.dense])
-            network = TowerNetwork(self.tower, model, dense).float().to(device).eval()
-            self._loaded = network, tokenizer
-        return self._loaded
+        with self._lock:
+            if self._loaded is None:
+                self._loaded = self._read()
+            return self._loaded
+
+    def _read(self) -> tuple[TowerNetwork, Any]:
+        transformers = require("transformers", extra="rag", purpose="encoding text")
+        device = pick_device(self._device_name)
+        with quiet(transformers):
+            model = (
+                _load_dpr(self.tower, transformers)
+                if self.tower.kind == "dpr"
+                else _load_auto(self.tower, transformers)
+            )
+            tokenizer = _load_tokenizer(self.tower, transformers)
+        for layer in model.modules():
+            if type(layer) is nn.Linear:
+                layer.__class__ = Linear  # transformers' own layers, computed by ours
+        dense = nn.Sequential(*[_load_dense(folder) for folder in self.tower.dense])
+        return TowerNetwork(self.tower, model, dense).float().to(device).eval(), tokenizer
+
+
+def _clean(texts: Sequence[str]) -> list[str]:
+    """Half a surrogate pair is no text."""
+    return [text.encode("utf-8", "replace").decode() for text in texts]
 
 
 def pool(hidden: Tensor, mask: Tensor, mode: str) -> Tensor:

@@ -3,13 +3,20 @@
 from fastapi import FastAPI
 
 from arriero import __version__
-from arriero.serve import info, metrics
+from arriero.serve import info, metrics, openai_chat, openai_completions, openai_embeddings, openai_models
 from arriero.serve.errors import install_handlers
 from arriero.serve.metrics import measure
 from arriero.serve.security import secure
 from arriero.serve.service import Service
 
-ROUTERS = (info.router, metrics.router)
+ROUTERS = (
+    openai_models.router,
+    openai_chat.router,
+    openai_completions.router,
+    openai_embeddings.router,
+    info.router,
+    metrics.router,
+)
 
 
 def create_app(service: Service) -> FastAPI:

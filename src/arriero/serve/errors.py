@@ -90,7 +90,10 @@ def as_api_error(error: BaseException) -> ApiError:
 
 def validation_error(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     """What pydantic found, as one error about the first field that is wrong."""
-    first = errors[0]
+    same = [error for error in errors if error["loc"][:2] == errors[0]["loc"][:2]]
+    first = max(
+        same, key=lambda error: len(error["loc"])
+    )  # of several kinds, the nearest
     place = first["loc"]
     where = place[0] if place else "body"
     param = name_field(place[1:])
@@ -100,8 +103,8 @@ def validation_error(errors: Sequence[Mapping[str, Any]]) -> ApiError:
         )
     if first["type"] == "extra_forbidden":
         return ApiError(400, f"unknown field {param}: leave it out", param, "unknown_parameter")
-    if param is None:
-        return ApiError(400, f"the {where} is not as expected: {first['msg']}")
+    if param is None and where == "body":
+        return ApiError(400, "expected a JSON object as the body, with Content-Type: application/json")
     return ApiError(400, f"{param}: {first['msg'].removeprefix('Value error, ')}", param, "invalid_value")
 
 

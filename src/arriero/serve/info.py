@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from arriero import __version__
 from arriero.serve.errors import ERRORS
-from arriero.serve.service import Service
+from arriero.serve.service import PREFIX, Service
 
 router = APIRouter(prefix="/api", tags=["server"], responses=ERRORS)
 
@@ -65,8 +65,12 @@ async def info(request: Request) -> Info:
 
 
 def list_models(service: Service) -> list[ModelInfo]:
-    """Base models, the default first, then collections."""
-    context = service.models[service.default_model].context
-    models = [ModelInfo(id=name, kind="model", context=live.context) for name, live in service.models.items()]
-    names = [f"arriero:{name}" for name in service.collections]
-    return models + [ModelInfo(id=name, kind="collection", context=context) for name in names]
+    """Base models, the default first, then adapters, then collections."""
+    contexts = {name: live.context for name, live in service.models.items()}
+    adapters = list(service.adapters.values())
+    default = contexts[service.default_model]
+    return [
+        *(ModelInfo(id=name, kind="model", context=context) for name, context in contexts.items()),
+        *(ModelInfo(id=adapter.name, kind="adapter", context=contexts[adapter.model]) for adapter in adapters),
+        *(ModelInfo(id=PREFIX + name, kind="collection", context=default) for name in list(service.collections)),
+    ]

@@ -1,17 +1,25 @@
 """What the server serves: models, their adapters, collections of documents, and where preferences and runs lie."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anyio import CapacityLimiter
+
 from arriero.common.errors import ArrieroError, NotFoundError, did_you_mean
+from arriero.generate.engine import Engine
+from arriero.generate.live import Live
+from arriero.serve.answerer import ServedAdapter
 from arriero.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
-    from arriero.generate.live import Live
     from arriero.rag.collection import Collection
     from arriero.rag.encoder import Encoder
+
+PREFIX = "arriero:"
+"""Of the names that collections have as models."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +36,7 @@ class ServedCollection:
 class Service:
     """All that requests share. Its attributes may be read by any thread."""
 
-    def __init__(self, settings: ServeSettings, models: "dict[str, Live]") -> None:
+    def __init__(self, settings: ServeSettings, models: dict[str, Live]) -> None:
         """Take what is loaded; `Service.load` loads it.
 
         Args:
@@ -36,8 +44,16 @@ class Service:
             models: engines by the names that clients call them; the first is the default.
         """
         self.settings, self.models = settings, models
+        self.adapters: dict[str, ServedAdapter] = {}
+        self.changing = threading.Lock()
+        """Held while adapters come and go."""
         self.collections: dict[str, ServedCollection] = {}
+        self.workers = ThreadPoolExecutor(settings.max_batch, "arriero-answer")
+        """Answer from documents; `questions` says how many more may wait for them."""
+        self.questions = threading.Semaphore(settings.max_batch + settings.max_waiting)
         self.preferences, self.runs = settings.preferences, settings.runs
+        self.encoding = CapacityLimiter(1)
+        """Vectors for `/v1/embeddings` are computed one request after another."""
         self._encoder: Encoder | None = None
         self._encoder_lock = threading.Lock()
 
@@ -48,8 +64,7 @@ class Service:
         Raises:
             ArrieroError: something is missing, damaged, or named twice.
         """
-        from arriero.generate.engine import Engine
-        from arriero.generate.live import Live
+        from arriero.serve.adapters import add_adapter
 
         models: dict[str, Live] = {}
         try:
@@ -57,9 +72,12 @@ class Service:
                 name = model_name(source)
                 if name in models:
                     raise ArrieroError(f"two models are called '{name}': rename one's folder")
-                engine = Engine.load(source, device=settings.device, dtype=settings.dtype, max_batch=settings.max_batch)
-                models[name] = Live(engine, max_waiting=settings.max_waiting)
+                models[name] = _load_model(source, settings)
             service = cls(settings, models)
+            for name, folder in settings.adapters.items():
+                if name in models:
+                    raise ArrieroError(f"a model is called '{name}' already: choose another name for the adapter")
+                add_adapter(service, name, folder)
             service.open_collections()
         except BaseException:
             for live in models.values():
@@ -115,8 +133,20 @@ class Service:
         """End all: requests that run get so many seconds."""
         for live in self.models.values():
             live.close(patience_s)
+        self.workers.shutdown(cancel_futures=True)
         for served in self.collections.values():
             served.collection.close()
+
+
+def _load_model(source: str, settings: ServeSettings) -> Live:
+    engine = Engine.load(
+        source,
+        device=settings.device,
+        dtype=settings.dtype,
+        weights=settings.weights,
+        max_batch=settings.max_batch,
+    )
+    return Live(engine, max_waiting=settings.max_waiting)
 
 
 def model_name(source: str) -> str:
