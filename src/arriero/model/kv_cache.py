@@ -1,20 +1,37 @@
 """Keys and values of the tokens seen so far, preallocated, with rows of different lengths.
 
-A step has three parts, of which `Llama.hidden` is the only caller: `begin` places the step's tokens, `update` stores
-one layer's keys and values there and returns what to attend to, `finish` counts the tokens. Rows are right-padded: a
-row's tokens lie at 0, 1, 2, … and the padding of a ragged step, behind its last real token, is overwritten by its next
-step.
+A step has three parts, of which the model is the only caller: `place` gives the step's tokens their places, `attend`
+stores one layer's keys and values there and attends to them, `finish` counts the tokens. Rows are right-padded: a row's
+tokens lie at 0, 1, 2, … and the padding of a ragged step, behind its last real token, is overwritten by its next step.
 
-L layers, B batch, T new tokens, S cached tokens, K KV heads, D head dim.
+L layers, B batch, T new tokens, S cached tokens, H heads, K KV heads, D head dim.
 """
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from arriero.common.errors import ArrieroError
+from arriero.kernels.attention import attention
+from arriero.kernels.documents import Documents
 from arriero.model.config import LlamaConfig
+
+
+class Cache(Protocol):
+    """What the model asks of a cache, of whatever kind."""
+
+    def place(
+        self, tokens: Tensor, documents: Documents | None, prompt_lengths: Sequence[int] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Positions of a step's tokens, (B, T), and each row's length with them, (B,)."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Store new `k` and `v` (B, T, K, D), and attend from `q` (B, T, H, D) to all that the rows have."""
+
+    def finish(self, new_lengths: Sequence[int] | None = None) -> None:
+        """All layers have attended."""
 
 
 class KVCache:
@@ -53,6 +70,30 @@ class KVCache:
     def lengths(self) -> Tensor:
         """Tokens in each row: (B,) long."""
         return torch.tensor(self._lengths, device=self.k.device)
+
+    def place(
+        self, tokens: Tensor, documents: Documents | None, prompt_lengths: Sequence[int] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Positions of the tokens (B, T) behind each row's end, (B, T), and each row's length with its real ones, (B,).
+
+        Raises:
+            ArrieroError: a row has no room, or tokens or prompt_lengths do not fit the cache, or there are documents.
+        """
+        rows, new_tokens = tokens.shape
+        if documents is not None:
+            raise ArrieroError("documents: expected None together with a cache: packed rows are for training")
+        if rows != self.batch:
+            raise ArrieroError(f"tokens: expected {self.batch} rows, as the cache has, got {rows}")
+        real = [new_tokens] * rows if prompt_lengths is None else list(prompt_lengths)
+        if len(real) != rows or not all(0 <= length <= new_tokens for length in real):
+            raise ArrieroError(f"prompt_lengths: expected {rows} numbers from 0 to {new_tokens}, got {real}")
+        lengths = self.lengths + torch.tensor(real, device=tokens.device)  # (B,)
+        return self.begin(new_tokens), lengths
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Store a layer's new `k` and `v` (B, T, K, D), and attend from `q` (B, T, H, D) to all that the rows have."""
+        k, v, key_lengths = self.update(layer, k, v)  # (B, S, K, D)
+        return attention(q, k, v, key_lengths=key_lengths)  # (B, T, H, D)
 
     def begin(self, new_tokens: int) -> Tensor:
         """Place `new_tokens` behind each row's end; returns their positions (B, T).

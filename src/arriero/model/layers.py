@@ -18,7 +18,7 @@ from arriero.kernels.recompute import recomputed
 from arriero.kernels.rms_norm import rms_norm
 from arriero.kernels.swiglu import swiglu
 from arriero.model.config import LlamaConfig
-from arriero.model.kv_cache import KVCache
+from arriero.model.kv_cache import Cache
 from arriero.model.rope import Rotation, rotate
 
 
@@ -47,16 +47,16 @@ class Attention(nn.Module):
         self.wv = Linear(config.dim, config.n_kv_heads * config.head_dim, bias=False)
         self.wo = Linear(config.n_heads * config.head_dim, config.dim, bias=False)
 
-    def forward(self, x: Tensor, turn: Rotation, cache: KVCache | None, documents: Documents | None) -> Tensor:
+    def forward(self, x: Tensor, turn: Rotation, cache: Cache | None, documents: Documents | None) -> Tensor:
         """Attend among the tokens of `x` (B, T, C), and to those in the cache."""
         heads = (*x.shape[:2], -1, self.head_dim)
         q = rotate(self.wq(x).view(heads), turn)  # (B, T, H, D)
         k = rotate(self.wk(x).view(heads), turn)  # (B, T, K, D)
         v = self.wv(x).view(heads)  # (B, T, K, D)
-        key_lengths = None
-        if cache is not None:
-            k, v, key_lengths = cache.update(self.layer, k, v)  # (B, S, K, D)
-        out = attention(q, k, v, documents=documents, key_lengths=key_lengths)  # (B, T, H, D)
+        if cache is None:
+            out = attention(q, k, v, documents=documents)  # (B, T, H, D)
+        else:
+            out = cache.attend(self.layer, q, k, v)  # (B, T, H, D)
         projected: Tensor = self.wo(out.flatten(2))  # (B, T, C)
         return projected
 
@@ -95,14 +95,14 @@ class Block(nn.Module):
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
         self.recompute: Recompute = "none"
 
-    def forward(self, x: Tensor, turn: Rotation, cache: KVCache | None, documents: Documents | None) -> Tensor:
+    def forward(self, x: Tensor, turn: Rotation, cache: Cache | None, documents: Documents | None) -> Tensor:
         """One block over `x` (B, T, C)."""
         if self.recompute == "full" and torch.is_grad_enabled():
             out: Tensor = checkpoint(self._forward, x, turn, cache, documents, use_reentrant=False)
             return out
         return self._forward(x, turn, cache, documents)
 
-    def _forward(self, x: Tensor, turn: Rotation, cache: KVCache | None, documents: Documents | None) -> Tensor:
+    def _forward(self, x: Tensor, turn: Rotation, cache: Cache | None, documents: Documents | None) -> Tensor:
         keep = self.recompute != "selective"
         self.feed_forward.keep_product = keep
         normed = self.attention_norm(x)  # (B, T, C)

@@ -12,12 +12,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from arriero.common.errors import ArrieroError
 from arriero.kernels.cross_entropy import cross_entropy
 from arriero.kernels.documents import Documents
 from arriero.kernels.linear import Linear
 from arriero.model.config import LlamaConfig
-from arriero.model.kv_cache import KVCache
+from arriero.model.kv_cache import Cache
 from arriero.model.layers import Block, RMSNorm
 from arriero.model.rope import rotation
 
@@ -45,7 +44,7 @@ class Llama(nn.Module):
         tokens: Tensor,
         *,
         positions: Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
         documents: Documents | None = None,
         prompt_lengths: Sequence[int] | None = None,
     ) -> Tensor:
@@ -61,7 +60,7 @@ class Llama(nn.Module):
         tokens: Tensor,
         *,
         positions: Tensor | None = None,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
         documents: Documents | None = None,
         prompt_lengths: Sequence[int] | None = None,
     ) -> Tensor:
@@ -70,7 +69,7 @@ class Llama(nn.Module):
         Args:
             tokens: (B, T) token ids; shorter rows are padded on the right, with any id.
             positions: (B, T), by default behind what the cache holds, and from 0 within each document.
-            cache: holds the tokens before these, and receives these.
+            cache: holds the tokens before these, and receives these. For pages the tokens are flat: (N, 1).
             documents: documents packed into the rows; a token sees its own only.
             prompt_lengths: (B,) real tokens of each row, for padded rows that go into a cache; by default all T.
 
@@ -82,7 +81,7 @@ class Llama(nn.Module):
             lengths = None
             positions = _positions(tokens, documents) if positions is None else positions  # (B, T)
         else:
-            placed, lengths = _place(tokens, cache, documents, prompt_lengths)  # (B, T), (B,)
+            placed, lengths = cache.place(tokens, documents, prompt_lengths)  # (B, T), (B,)
             positions = placed if positions is None else positions
         turn = rotation(self.config, positions, lengths)
         x = self.tok_embeddings(tokens)  # (B, T, C)
@@ -154,19 +153,3 @@ def _positions(tokens: Tensor, documents: Documents | None) -> Tensor:
     if documents is not None:
         return documents.positions()  # (B, T)
     return torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)  # (B, T)
-
-
-def _place(
-    tokens: Tensor, cache: KVCache, documents: Documents | None, prompt_lengths: Sequence[int] | None
-) -> tuple[Tensor, Tensor]:
-    """Positions of the tokens in the cache, (B, T), and each row's length with its real ones, (B,)."""
-    rows, new_tokens = tokens.shape
-    if documents is not None:
-        raise ArrieroError("documents: expected None together with a cache: packed rows are for training")
-    if rows != cache.batch:
-        raise ArrieroError(f"tokens: expected {cache.batch} rows, as the cache has, got {rows}")
-    real = [new_tokens] * rows if prompt_lengths is None else list(prompt_lengths)
-    if len(real) != rows or not all(0 <= length <= new_tokens for length in real):
-        raise ArrieroError(f"prompt_lengths: expected {rows} numbers from 0 to {new_tokens}, got {real}")
-    lengths = cache.lengths + torch.tensor(real, device=tokens.device)  # (B,)
-    return cache.begin(new_tokens), lengths

@@ -1,0 +1,52 @@
+"""One forward pass of everything that decodes: new tokens of many rows, flat, over one paged cache.
+
+Rows that take their next token, chunks of prompts and guesses at answers are all spans of the same pass.
+
+N tokens, R tokens whose logits are wanted, C model dim, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from arriero.model.adapters import Adapters
+from arriero.model.paged_cache import PagedCache, Span
+from arriero.model.transformer import Llama
+
+__all__ = ["Span", "step"]
+
+
+@torch.inference_mode()
+def step(model: Llama, cache: PagedCache, spans: Sequence[Span]) -> Tensor:
+    """Put the spans' tokens into the cache; returns the logits that they want, in their order: (R, V) fp32."""
+    tokens = torch.tensor([token for span in spans for token in span.tokens], device=cache.k.device)  # (N,)
+    cache.begin(spans)
+    with _adapted(model, spans, [len(span.tokens) for span in spans]):
+        hidden = model.hidden(tokens[:, None], cache=cache)[:, 0]  # (N, C)
+    wanted = [span.wanted for span in spans]
+    with _adapted(model, spans, wanted):
+        logits: Tensor = model.output(_pick(hidden, spans)).float()  # (R, V)
+    return logits
+
+
+def _pick(hidden: Tensor, spans: Sequence[Span]) -> Tensor:
+    """The hidden states (N, C) of each span's last `wanted` tokens, (R, C)."""
+    if all(span.wanted == len(span.tokens) for span in spans):
+        return hidden
+    picked: list[int] = []
+    end = 0
+    for span in spans:
+        end += len(span.tokens)
+        picked += range(end - span.wanted, end)
+    return hidden[torch.tensor(picked, device=hidden.device, dtype=torch.long)]
+
+
+def _adapted(model: Llama, spans: Sequence[Span], counts: Sequence[int]) -> AbstractContextManager[None]:
+    """Each token, `counts` of each span, with its row's adapter; nothing to do where no span names one."""
+    if not any(span.adapter for span in spans):
+        return nullcontext()
+    own = Adapters.of(model)
+    names = [span.adapter or own.active for span in spans]
+    return own.mixed([name for name, count in zip(names, counts, strict=True) for _ in range(count)])
