@@ -40,7 +40,7 @@ def make_app(*, token: str | None = None) -> FastAPI:
     state.collections = {"andes": {DOCUMENT: 4}}
     state.jobs, state.pairs, state.judged = {}, [], []
     state.features = {"preferences": True, "runs": True}
-    state.runs = {"tiny <b>run</b>": metrics(40)}
+    state.runs = {"tiny <b>run": metrics(40)}
     app.include_router(pages.router)
     _protect(app)
     for add in (_chat, _documents, _preferences, _runs):

@@ -27,7 +27,7 @@ function pageOf() {
 function draw() {
   leave();
   const name = pageOf();
-  const main = el("main", { id: "main", tabindex: -1, class: name });
+  const main = el("main", { id: "main", tabindex: -1, class: `on-${name}` });
   const beside = el("div", { class: "beside" });
   const frame = el("div", { class: "frame" }, side(name, beside), main);
   document.getElementById("app").replaceChildren(frame);

@@ -123,6 +123,13 @@ function startNew() {
   view.form.area.focus();
 }
 
+/** Begins a conversation with a collection of documents. */
+export function openWith(collection) {
+  current = store.begin();
+  current.settings.collection = collection;
+  location.hash = "#/chat";
+}
+
 function discard(one) {
   underWay.get(one.id)?.abort();
   store.remove(one.id);

@@ -12,8 +12,8 @@ export function bodyOf(settings, messages) {
   }
   if (settings.collection) {
     body.model = `arriero:${settings.collection}`;
-    body.arriero = { model: settings.model };
-    if (settings.k) body.arriero.k = settings.k;
+    const wanted = { ...(settings.model && { model: settings.model }), ...(settings.k && { k: settings.k }) };
+    if (Object.keys(wanted).length) body.arriero = wanted;
   }
   return body;
 }

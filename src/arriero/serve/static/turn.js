@@ -7,7 +7,10 @@ import { evidence, marker } from "./evidence.js";
 import { number, t } from "./language.js";
 import { copyText, render } from "./markdown.js";
 
-/** The element of a message and a function that draws it anew. `acts`: edit(text), again(), open(passage). */
+/**
+ * The element of a message and a function that draws it anew. `acts`: edit(text), again(), redraw(), open(passage);
+ * while `blind()`, nothing is shown but the words.
+ */
 export function turn(message, acts) {
   const node = el("article", { class: `turn ${message.role}`, "aria-label": t(`role.${message.role}`) });
   let waiting = false;
@@ -50,15 +53,15 @@ function editor(message, acts) {
 
 function answer(message, acts) {
   const cited = new Map((message.evidence?.citations ?? []).map((one) => [Number(one.marker ?? one.number), one]));
-  const cite = (n) => cited.has(n) ? marker(n, cited.get(n), acts.open) : null;
+  const cite = (n) => !acts.blind?.() && cited.has(n) ? marker(n, cited.get(n), acts.open) : null;
   const body = message.content ? el("div", { class: "prose" }, render(message.content, cite)) : null;
   const refused = message.evidence?.refused;
   return [
     message.busy && !message.content && working(acts.grounded),
     refused ? el("div", { class: "refusal" }, icon("alert"), el("div", null, el("strong", null, t("refused")), body)) : body,
     message.busy ? null : ending(message, acts),
-    message.evidence && evidence(message.evidence, acts.open),
-    message.busy ? null : doings(message, acts),
+    !acts.blind?.() && message.evidence && evidence(message.evidence, acts.open),
+    message.busy || acts.blind?.() ? null : doings(message, acts),
   ].filter(Boolean);
 }
 

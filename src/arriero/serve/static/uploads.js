@@ -1,0 +1,76 @@
+// Files on their way into a collection: one after the other, each with its own progress and its own error.
+
+import { ApiError, call, upload } from "./api.js";
+import { t } from "./language.js";
+
+const POLL_MS = 400;
+const queue = [];
+let working = false;
+let heard = () => {};
+
+/** Calls `listen` at each change; one listener at a time. */
+export function watchUploads(listen) {
+  heard = listen;
+}
+
+/** The files of a collection, in the order in which they came: {name, state, share, error}. */
+export function uploadsOf(collection) {
+  return queue.filter((one) => one.collection === collection);
+}
+
+/** Takes files in; they go on while another page is looked at. */
+export function add(collection, files) {
+  for (const file of files) queue.push({ collection, file, name: file.name, state: "waiting", share: 0, error: null });
+  heard();
+  work();
+}
+
+/** Sends a file that failed once more. */
+export function retry(one) {
+  Object.assign(one, { state: "waiting", share: 0, error: null });
+  heard();
+  work();
+}
+
+/** Forgets the files of a collection that have arrived or failed. */
+export function clear(collection) {
+  for (const one of uploadsOf(collection).filter(finished)) queue.splice(queue.indexOf(one), 1);
+  heard();
+}
+
+/** Whether nothing more happens to a file by itself. */
+export const finished = ({ state }) => !["waiting", "sending", "reading"].includes(state);
+
+async function work() {
+  if (working) return;
+  working = true;
+  for (let one; (one = queue.find(({ state }) => state === "waiting"));) {
+    try {
+      await send(one);
+    } catch (error) {
+      Object.assign(one, { state: "failed", error: error.message });
+    }
+    heard(one);
+  }
+  working = false;
+}
+
+async function send(one) {
+  const path = `api/collections/${encodeURIComponent(one.collection)}/documents`;
+  const show = (change) => { Object.assign(one, change); heard(); };
+  show({ state: "sending" });
+  const { job } = await upload(path, one.file, (share) => show(share < 1 ? { share } : { state: "reading", share }));
+  show({ state: "reading", share: 1 });
+  for (;;) {
+    const told = await call(`api/jobs/${encodeURIComponent(job)}`);
+    const file = told.files[0];
+    if (file && ["added", "unchanged", "failed"].includes(file.state)) {
+      Object.assign(one, { state: file.state, error: file.error });
+      return;
+    }
+    if (["done", "failed"].includes(told.state)) throw new ApiError(told.error ?? t("upload.lost"));
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+  }
+}
+
+addEventListener("beforeunload", (event) => { if (working) event.preventDefault(); });
