@@ -16,6 +16,7 @@ COMMANDS: dict[str, Command] = {
     "quickstart": Command("arriero.cli.quickstart:quickstart", "Answer questions about Python's own reference, now"),
     "generate": Command("arriero.cli.generate:generate", "Answer or continue one prompt"),
     "chat": Command("arriero.cli.chat:chat", "Talk with a model in the terminal"),
+    "serve": Command("arriero.cli.serve:serve", "Serve an OpenAI-compatible API and the web pages"),
     "rag add": Command("arriero.cli.rag:add", "Take files and folders into a collection"),
     "rag update": Command("arriero.cli.rag:update", "Take in what changed in a collection's files"),
     "rag remove": Command("arriero.cli.rag:remove", "Take documents out of a collection"),

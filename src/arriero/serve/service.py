@@ -1,6 +1,7 @@
 """What the server serves: models, their adapters, collections of documents, and where preferences and runs lie."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,12 +131,18 @@ class Service:
         return served
 
     def close(self, patience_s: float = 0.0) -> None:
-        """End all: requests that run get so many seconds."""
+        """End all: requests that run get so many seconds, together. A second call does nothing more."""
+        deadline = time.monotonic() + patience_s
         for live in self.models.values():
-            live.close(patience_s)
+            live.close(max(0.0, deadline - time.monotonic()))
         self.workers.shutdown(cancel_futures=True)
         for served in self.collections.values():
             served.collection.close()
+
+    def end_requests(self) -> None:
+        """End what runs at once, also while `close` is being patient."""
+        for live in self.models.values():
+            live.close()
 
 
 def _load_model(source: str, settings: ServeSettings) -> Live:
