@@ -23,6 +23,8 @@ class EngineConfig:
     """auto takes the first of cuda, mps, cpu."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto is bfloat16 on cuda and float32 elsewhere."""
+    weights: Literal["full", "int8", "int4"] = "full"
+    """How matrices are held: int8 and int4 take less memory; `arriero eval --weights` tells how far they are off."""
 
 
 def load_engine(config: EngineConfig) -> "Engine":
@@ -33,4 +35,6 @@ def load_engine(config: EngineConfig) -> "Engine":
     """
     from arriero.generate.engine import Engine
 
-    return Engine.load(config.model, adapter=config.adapter, device=config.device, dtype=config.dtype)
+    return Engine.load(
+        config.model, adapter=config.adapter, device=config.device, dtype=config.dtype, weights=config.weights
+    )

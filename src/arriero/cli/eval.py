@@ -2,10 +2,11 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from rich.table import Table
 
@@ -17,8 +18,11 @@ from arriero.train.text_files import TextOptions
 
 if TYPE_CHECKING:
     from arriero.model.source import LoadedModel
+    from arriero.train.drift import Drift
     from arriero.train.evaluate import DocumentSource, Evaluation
     from arriero.train.harness import TaskResults
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,8 @@ class EvalConfig:
     """auto takes the first of cuda, mps, cpu."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto is bfloat16 on cuda and float32 elsewhere."""
+    weights: Literal["full", "int8", "int4"] = "full"
+    """How matrices are held; beside int8 and int4 the model is read in full too, and both are compared on the text."""
     json: bool = False
     """Print JSON for scripts."""
 
@@ -71,12 +77,15 @@ def evaluate(config: EvalConfig) -> int:
     """Measure how well a model predicts text, source by source, and run the tasks of lm-eval on it.
 
     Each token of a document is predicted once, from those before it. Loss (nats a token) and perplexity depend on the
-    vocabulary; bits per byte compare models of different ones. Tasks take their data from this machine alone: a task
+    vocabulary; bits per byte compare models of different ones. With --weights int8 or int4 the table tells what that
+    costs: both perplexities and their ratio, the divergence KL(full ‖ packed) in nats a token, how often both have the
+    same likeliest token, and the memory that each model takes. Tasks take their data from this machine alone: a task
     file with `dataset_path: json`, or the cache of `datasets`.
 
     Examples:
       arriero eval runs/tiny --shards plays=shards/plays/validation --shards law=shards/law/validation
       arriero eval smollm2-135m-instruct --text notes/ --stride 256
+      arriero eval smollm2-135m-instruct --text notes/ --weights int8
       arriero eval runs/tiny/model --tasks my_quiz --include-path tasks/
     """
     if config.tasks:
@@ -84,37 +93,58 @@ def evaluate(config: EvalConfig) -> int:
         require("lm_eval", extra="eval", purpose="running tasks")
     from arriero.train.trained import load_trained
 
-    loaded = load_trained(config.model, device=config.device, dtype=config.dtype)
-    evaluations = _perplexities(config, loaded)
-    tasks = _tasks(config, loaded) if config.tasks else None
+    loaded = load_trained(config.model, device=config.device, dtype=config.dtype, weights=config.weights)
+    facts: dict[str, Any] = {"model": loaded.name}
+    if config.weights != "full" and (config.shards or config.text):
+        facts |= _compare(config, loaded)
+    elif evaluations := _perplexities(config, loaded):
+        facts["sources"] = [each.facts() for each in evaluations]
+        if not config.json:
+            _show(evaluations)
+    if config.tasks:
+        tasks = _tasks(config, loaded)
+        facts["tasks"] = tasks.results
+        if not config.json:
+            print(printable(tasks.table), end="")
     if config.json:
-        print_json(_facts(loaded, evaluations, tasks))
-        return 0
-    if evaluations:
-        _show(evaluations)
-    if tasks is not None:
-        print(printable(tasks.table), end="")
+        print_json(facts)
     return 0
+
+
+def _compare(config: EvalConfig, packed: "LoadedModel") -> dict[str, Any]:
+    """Drift of a packed model from the full one, shown and as facts."""
+    from arriero.model.packed import model_bytes
+    from arriero.train.drift import add_up_drifts, compare
+    from arriero.train.trained import load_trained
+
+    full = load_trained(config.model, device=config.device, dtype=config.dtype)
+    drifts = _measure(config, packed, partial(compare, full.model, packed.model))
+    drifts = [*drifts, add_up_drifts(drifts)] if len(drifts) > 1 else drifts
+    memory: dict[str, int] = {"full": model_bytes(full.model), config.weights: model_bytes(packed.model)}
+    if not config.json:
+        _show_drifts(drifts, memory)
+    return {"weights": config.weights, "memory": memory, "sources": [each.facts() for each in drifts]}
 
 
 def _perplexities(config: EvalConfig, loaded: "LoadedModel") -> "list[Evaluation]":
     """Of each source, and of all together."""
     from arriero.train.evaluate import add_up, evaluate
 
-    evaluations = []
+    evaluations = _measure(config, loaded, partial(evaluate, loaded.model))
+    return [*evaluations, add_up(evaluations)] if len(evaluations) > 1 else evaluations
+
+
+def _measure(config: EvalConfig, loaded: "LoadedModel", measure: Callable[..., _T]) -> list[_T]:
+    """What `measure` finds for each source."""
+    measured = []
     for source in _sources(config, loaded):
         with reading_bar(f"Evaluating {printable(source.name)}") as tell:
-            evaluations.append(
-                evaluate(
-                    loaded.model,
-                    source,
-                    context=config.context,
-                    stride=config.stride,
-                    batch_tokens=config.batch_tokens,
-                    tell=tell,
+            measured.append(
+                measure(
+                    source, context=config.context, stride=config.stride, batch_tokens=config.batch_tokens, tell=tell
                 )
             )
-    return [*evaluations, add_up(evaluations)] if len(evaluations) > 1 else evaluations
+    return measured
 
 
 def _sources(config: EvalConfig, loaded: "LoadedModel") -> "list[DocumentSource]":
@@ -174,15 +204,6 @@ def _tasks(config: EvalConfig, loaded: "LoadedModel") -> "TaskResults":
     )
 
 
-def _facts(loaded: "LoadedModel", evaluations: "Sequence[Evaluation]", tasks: "TaskResults | None") -> dict[str, Any]:
-    facts: dict[str, Any] = {"model": loaded.name}
-    if evaluations:
-        facts["sources"] = [each.facts() for each in evaluations]
-    if tasks is not None:
-        facts["tasks"] = tasks.results
-    return facts
-
-
 def _show(evaluations: "Sequence[Evaluation]") -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("source", overflow="fold")
@@ -194,3 +215,18 @@ def _show(evaluations: "Sequence[Evaluation]") -> None:
         table.add_row(printable(each.source), *counts, *measures)
     console().print(table, markup=False)
     note("loss in nats a token; tokens are those predicted, and bytes their UTF-8 text")
+
+
+def _show_drifts(drifts: "Sequence[Drift]", memory: dict[str, int]) -> None:
+    _, packed = memory
+    table = Table(box=None, pad_edge=False)
+    table.add_column("source", overflow="fold")
+    for column in ("tokens", "perplexity", packed, "ratio", "KL", "same token"):
+        table.add_column(column, justify="right")
+    for each in drifts:
+        perplexities = (f"{one.perplexity:,.3f}" for one in (each.full, each.packed))
+        measures = (f"{each.ratio:.4f}", f"{each.mean_kl:.5f}", f"{each.agreement:.2%}")
+        table.add_row(printable(each.full.source), f"{each.full.tokens:,}", *perplexities, *measures)
+    console().print(table, markup=False)
+    held = ", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in memory.items())
+    note(f"perplexity in full precision and with {packed} weights; KL in nats a token; in memory: {held}")

@@ -70,7 +70,10 @@ class ShowConfig:
 
 
 def show(config: ShowConfig) -> int:
-    """Tell what a model is: architecture, parameters, context, tokenizer, chat template and licence."""
+    """Tell what a model is: architecture, parameters, context, tokenizer, chat template and licence.
+
+    Of LLaMAs also the memory that the weights take by `--weights` full (here in float32), int8 and int4.
+    """
     from arriero.cli.model_facts import describe
 
     facts = describe(config.model)
@@ -80,8 +83,17 @@ def show(config: ShowConfig) -> int:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
+    if (weights := facts.pop("weights", None)) is not None:
+        facts["weights in memory"] = ", ".join(map(_held, weights.items()))
     for name, value in facts.items():
         shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
         table.add_row(name.replace("_", " "), "-" if value is None else printable(shown))
     console().print(table, markup=False)
     return 0
+
+
+def _held(weights: tuple[str, dict[str, float] | None]) -> str:
+    name, held = weights
+    return (
+        f"{name} {held['bytes'] / 1e6:,.1f} MB ({held['bits']:g} bits each)" if held else f"{name} not for this shape"
+    )

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from safetensors import SafetensorError, safe_open
 
@@ -16,6 +16,7 @@ from arriero.model.config import LlamaConfig
 from arriero.model.formats.gguf_config import read_config
 from arriero.model.formats.hf_config import read_hf_config, read_json
 from arriero.model.formats.weights import blank_model
+from arriero.model.packed import Weights, held_bytes
 from arriero.model.presets import PRESETS
 from arriero.model.source import NAMED, resolve
 from arriero.tokenizer.chat import BUILT_IN
@@ -34,7 +35,7 @@ def describe(source: str) -> Facts:
     """
     if source in PRESETS:
         config = PRESETS[source]
-        facts = _shape(config) | {"parameters": blank_model(config).n_params, "stored_as": None}
+        facts = _shape(config) | {"parameters": blank_model(config).n_params, "stored_as": None} | _memory(config)
         return {"model": source, "path": None} | facts | _spoken(None, config) | {"licence": None}
     path = resolve(source)
     files = sorted(path.glob("*.gguf")) if path.is_dir() else [path]
@@ -60,7 +61,7 @@ def _of_gguf(file: Path) -> Facts:
     config = read_config(header)
     kinds = Counter(GGMLQuantizationType(tensor.kind).name for tensor in header.tensors.values())
     parameters = sum(math.prod(t.shape) for name, t in header.tensors.items() if name != "rope_freqs.weight")
-    facts = _shape(config) | {"parameters": parameters, "stored_as": _counted(kinds)}
+    facts = _shape(config) | {"parameters": parameters, "stored_as": _counted(kinds)} | _memory(config)
     return facts | _spoken(load_tokenizer(file), config) | {"licence": header.metadata.get("general.license")}
 
 
@@ -86,7 +87,7 @@ def _of_folder(folder: Path) -> Facts:
         return shape | size | {"licence": _licence(folder)}
     has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
     tokenizer = load_tokenizer(folder) if has_tokenizer else None
-    return _shape(config) | size | _spoken(tokenizer, config) | {"licence": _licence(folder)}
+    return _shape(config) | size | _memory(config) | _spoken(tokenizer, config) | {"licence": _licence(folder)}
 
 
 def _shape(config: LlamaConfig) -> Facts:
@@ -103,6 +104,20 @@ def _shape(config: LlamaConfig) -> Facts:
         "rope": f"base {config.rope_theta:g}" + (f", {scaling.kind} scaling × {scaling.factor:g}" if scaling else ""),
         "context": config.max_seq_len,
     }
+
+
+def _memory(config: LlamaConfig) -> Facts:
+    """Bytes that the weights take, and bits of each, by `--weights`; None where the shape does not allow it."""
+    model = blank_model(config)
+    held: dict[str, dict[str, float] | None] = {}
+    for weights in get_args(Weights):
+        try:
+            size = held_bytes(model, weights)
+        except ArrieroError:
+            held[weights] = None
+        else:
+            held[weights] = {"bytes": size, "bits": round(8 * size / model.n_params, 2)}
+    return {"weights": held}
 
 
 def _spoken(tokenizer: Tokenizer | None, config: LlamaConfig) -> Facts:

@@ -99,6 +99,8 @@ def open_asker(config: "TalkConfig", *, num_return: int = 1) -> "Iterator[Asker]
 
     if config.mode == "chat":
         raise ArrieroError("--mode chat reads passages side by side and takes no --rag: leave one of them out")
+    if config.rag is not None and config.weights != "full":
+        raise ArrieroError("--rag brings its own generator, in full precision: leave --weights out")
     trained = load_trained(config, config.mode)
     kind = config.mode or (trained.kind if trained else None)
     assert kind is not None, "with neither mode nor RAG model the chat answers"
@@ -107,7 +109,13 @@ def open_asker(config: "TalkConfig", *, num_return: int = 1) -> "Iterator[Asker]
         generator = (
             trained.generator
             if trained
-            else load_generator(config.model, adapter=config.adapter, device=config.device, dtype=config.dtype)
+            else load_generator(
+                config.model,
+                adapter=config.adapter,
+                device=config.device,
+                dtype=config.dtype,
+                weights=config.weights,
+            )
         )
         k = config.answer.k or (trained.k if trained else PASSAGES)
         yield Asker(collection, generator, decoding, k, trained.scale if trained else None, config)

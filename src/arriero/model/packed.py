@@ -165,16 +165,29 @@ def bits_of(name: str, weights: Weights) -> Bits:
     return 4 if weights == "int4" and name != "output" else 8
 
 
-def packed_bytes(outputs: int, inputs: int, bits: Bits) -> int:
-    """Bytes of a packed matrix with its constants."""
-    constants = 2 if bits == 4 else 1
-    return -(-outputs // ROWS) * ROWS * inputs * (bits * GROUP + 16 * constants) // GROUP // 8
-
-
 def model_bytes(model: nn.Module) -> int:
     """Bytes of a model's parameters and buffers; what is shared counts once."""
     tensors = [*model.parameters(), *model.buffers()]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def held_bytes(model: Llama, weights: Weights) -> int:
+    """What `model_bytes` of a model in full precision will be once it is packed; it may be on the meta device.
+
+    Raises:
+        ArrieroError: as `check_packable`.
+    """
+    check_packable(model, weights)
+    held = model_bytes(model)
+    if weights == "full":
+        return held
+    for name, layer in _matrices(model).items():
+        bits, tied = bits_of(name, weights), name == "output" and model.config.tied_embeddings
+        constants = 2 if bits == 4 else 1
+        groups = -(-layer.out_features // ROWS) * ROWS * layer.in_features // GROUP
+        plain = 0 if tied else layer.weight.numel() * layer.weight.element_size()
+        held += groups * (bits * GROUP // 8 + 2 * constants) - plain
+    return held
 
 
 def _matrices(model: Llama) -> dict[str, nn.Linear | CodedLinear]:

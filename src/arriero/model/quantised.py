@@ -84,8 +84,9 @@ def quantise_model(model: Llama, kind: Quantisation) -> Llama:
         ArrieroError: it is quantised already, or `QuantisedLinear.from_linear` refuses one of its layers.
     """
     for module in model.layers.modules():
-        if isinstance(module, QuantisedLinear):
-            raise ArrieroError(f"the model is quantised already, to {module.kind}: expected one in full precision")
+        if isinstance(module, CodedLinear):
+            kind_now = module.kind if isinstance(module, QuantisedLinear) else "packed weights"
+            raise ArrieroError(f"the model is quantised already, to {kind_now}: expected one in full precision")
         if isinstance(module, nn.Linear):
             _check(module, kind)
     for name in [name for name, module in model.layers.named_modules() if isinstance(module, nn.Linear)]:

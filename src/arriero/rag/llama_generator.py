@@ -22,6 +22,7 @@ from arriero.kernels.documents import Documents
 from arriero.kernels.token_logprobs import token_logprobs
 from arriero.model.adapters import Adapters
 from arriero.model.kv_cache import KVCache
+from arriero.model.packed import Weights
 from arriero.model.transformer import Llama
 from arriero.rag.fit import cut_to_fit
 from arriero.rag.generator import RagDocument, RagPrompt
@@ -66,12 +67,18 @@ class LlamaGenerator:
 
     @classmethod
     def load(
-        cls, source: str, *, adapter: Path | None = None, device: str = "auto", dtype: DTypeName = "auto"
+        cls,
+        source: str,
+        *,
+        adapter: Path | None = None,
+        device: str = "auto",
+        dtype: DTypeName = "auto",
+        weights: Weights = "full",
     ) -> "LlamaGenerator":
         """A generator of what `load_model` takes, an adapter merged into its weights where one is given."""
         from arriero.model.source import load_merged  # brings the file formats
 
-        loaded = load_merged(source, adapter, device=device, dtype=dtype)
+        loaded = load_merged(source, adapter, device=device, dtype=dtype, weights=weights)
         return cls(loaded.model, loaded.tokenizer, name=loaded.name, context=loaded.context)
 
     def forget(self) -> None:

@@ -79,6 +79,59 @@ class Evaluation:
         return asdict(self) | {name: value if math.isfinite(value) else None for name, value in measures.items()}
 
 
+class Reading:
+    """A source's documents as windows of tokens, counted as they are read."""
+
+    def __init__(
+        self,
+        source: DocumentSource,
+        most: int,
+        *,
+        context: int | None = None,
+        stride: int | None = None,
+        tell: Tell | None = None,
+    ) -> None:
+        """Begin.
+
+        Args:
+            source: is read once.
+            most: tokens of the model's context.
+            context: as of `evaluate`.
+            stride: as of `evaluate`.
+            tell: as of `evaluate`.
+        """
+        self.source, self.tell = source, tell or _ignore
+        self.context = most if context is None else context
+        if not 1 <= self.context <= most:
+            raise ArrieroError(f"context: expected 1 to the model's {most} tokens, got {context}")
+        self.stride = max(1, self.context // 2) if stride is None else stride
+        self.documents = self.tokens = self.bytes = 0
+
+    def windows(self) -> Iterator[Window]:
+        """All windows, in order."""
+        for document in self.source.documents:
+            self.documents += 1
+            self.bytes += document.bytes
+            self.tokens += max(0, len(document.ids) - 1)
+            yield from document_windows(document.ids, self.context, self.stride)
+            self.tell(document.done, self.source.size)
+
+    def evaluation(self, nats: float) -> Evaluation:
+        """What came of it, once all windows are read.
+
+        Raises:
+            ArrieroError: there was nothing to predict.
+        """
+        if not self.tokens:
+            raise ArrieroError(
+                f"source '{self.source.name}' is empty: expected documents of 2 tokens or more, got {self.documents}"
+            )
+        self.tell(self.source.size, self.source.size)
+        return Evaluation(
+            source=self.source.name, documents=self.documents, tokens=self.tokens, bytes=self.bytes, nats=nats
+        )
+
+
 def evaluate(
     model: Llama,
     source: DocumentSource,
@@ -100,28 +153,9 @@ def evaluate(
         ArrieroError: there is nothing to predict, context or stride do not fit, or the model's numbers are not finite.
         FormatError: a document cannot be read.
     """
-    most = model.config.max_seq_len
-    context = most if context is None else context
-    if not 1 <= context <= most:
-        raise ArrieroError(f"context: expected 1 to the model's {most} tokens, got {context}")
-    stride = max(1, context // 2) if stride is None else stride
-    documents = text_bytes = tokens = 0
-    tell = tell or _ignore
-
-    def windows() -> Iterator[Window]:
-        nonlocal documents, text_bytes, tokens
-        for document in source.documents:
-            documents += 1
-            text_bytes += document.bytes
-            tokens += max(0, len(document.ids) - 1)
-            yield from document_windows(document.ids, context, stride)
-            tell(document.done, source.size)
-
-    nats = -math.fsum(score.logprob for score in score_windows(model, windows(), batch_tokens=batch_tokens))
-    if not tokens:
-        raise ArrieroError(f"source '{source.name}' is empty: expected documents of 2 tokens or more, got {documents}")
-    tell(source.size, source.size)
-    return Evaluation(source=source.name, documents=documents, tokens=tokens, bytes=text_bytes, nats=nats)
+    reading = Reading(source, model.config.max_seq_len, context=context, stride=stride, tell=tell)
+    scores = score_windows(model, reading.windows(), batch_tokens=batch_tokens)
+    return reading.evaluation(-math.fsum(score.logprob for score in scores))
 
 
 def add_up(evaluations: Sequence[Evaluation]) -> Evaluation:

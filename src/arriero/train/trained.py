@@ -9,6 +9,7 @@ from arriero.common.device import DTypeName, pick_device, pick_dtype
 from arriero.common.errors import FormatError, NotFoundError
 from arriero.common.settings import read_settings
 from arriero.model.config import LlamaConfig, RopeScaling
+from arriero.model.packed import Weights, pack_model
 from arriero.model.source import LoadedModel, load_model
 from arriero.model.transformer import Llama
 from arriero.tokenizer.load import load_tokenizer
@@ -17,7 +18,9 @@ from arriero.train.run_folder import RunFolder
 from arriero.train.run_log import RunLog
 
 
-def load_trained(source: str, *, device: str = "auto", dtype: DTypeName = "auto") -> LoadedModel:
+def load_trained(
+    source: str, *, device: str = "auto", dtype: DTypeName = "auto", weights: Weights = "full"
+) -> LoadedModel:
     """Load any source that `load_model` takes, the folder of a run (its last checkpoint), or a checkpoint's folder.
 
     Raises:
@@ -26,23 +29,28 @@ def load_trained(source: str, *, device: str = "auto", dtype: DTypeName = "auto"
     """
     path = Path(source).expanduser()
     if (path / MANIFEST).is_file():
-        return _load(RunFolder(path.resolve().parents[1]), path, device, dtype)
+        return _packed(_load(RunFolder(path.resolve().parents[1]), path, device, dtype), weights)
     folder = RunFolder(path)
     if folder.config_path.is_file() and not (path / "config.json").is_file():
         if read_settings(folder.config_path).get("method") is not None:
-            return _load_tuned(folder, device, dtype)
+            return _load_tuned(folder, device, dtype, weights)
         checkpoint = latest_checkpoint(folder.checkpoints)
         if checkpoint is None:
             raise NotFoundError(f"{path} is a run without a checkpoint yet: train on, or name another model")
-        return _load(folder, checkpoint, device, dtype)
-    return load_model(source, device=device, dtype=dtype)
+        return _packed(_load(folder, checkpoint, device, dtype), weights)
+    return load_model(source, device=device, dtype=dtype, weights=weights)
 
 
-def _load_tuned(folder: RunFolder, device: str, dtype: DTypeName) -> LoadedModel:
+def _packed(loaded: LoadedModel, weights: Weights) -> LoadedModel:
+    pack_model(loaded.model, weights)
+    return loaded
+
+
+def _load_tuned(folder: RunFolder, device: str, dtype: DTypeName, weights: Weights) -> LoadedModel:
     """What a finished run of fine-tuning made: its best adapter, or its best model."""
     for made in (folder.path / "adapter", folder.model):
         if made.is_dir():
-            return load_model(str(made), device=device, dtype=dtype)
+            return load_model(str(made), device=device, dtype=dtype, weights=weights)
     raise NotFoundError(
         f"{folder.path} is a fine-tuning run that is not finished: go on with it, or name another model"
     )

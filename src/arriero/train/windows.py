@@ -8,17 +8,18 @@ B windows, T tokens of the longest, C model dim, V vocabulary, N scored tokens.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, islice, pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from arriero.common.errors import ArrieroError
 from arriero.kernels.cross_entropy import CHUNK_BYTES
-from arriero.kernels.linear import linear
 from arriero.model.transformer import Llama
+
+_T = TypeVar("_T")
 
 AHEAD = 256
 """Windows that are looked at together, to read those of like length in one batch."""
@@ -69,13 +70,18 @@ def score_windows(model: Llama, windows: Iterable[Window], *, batch_tokens: int 
     Raises:
         ArrieroError: the model gives numbers that are not finite.
     """
+    return in_batches(windows, batch_tokens, lambda batch: _score(model, batch))
+
+
+def in_batches(windows: Iterable[Window], batch_tokens: int, score: Callable[[list[Window]], list[_T]]) -> Iterator[_T]:
+    """What `score` makes of each window, in order; it is given windows of like length, about `batch_tokens` in all."""
     if batch_tokens < 1:
         raise ArrieroError(f"batch_tokens: expected at least 1, got {batch_tokens}")
     rest = iter(windows)
     while group := list(islice(rest, AHEAD)):
-        scores: dict[int, Score] = {}
+        scores: dict[int, _T] = {}
         for batch in _by_length(group, batch_tokens):
-            scores |= zip(batch, _score(model, [group[i] for i in batch]), strict=True)
+            scores |= zip(batch, score([group[i] for i in batch]), strict=True)
         yield from (scores[i] for i in range(len(group)))
 
 
@@ -93,6 +99,16 @@ def _by_length(windows: Sequence[Window], batch_tokens: int) -> Iterator[list[in
 
 @torch.inference_mode()
 def _score(model: Llama, windows: Sequence[Window]) -> list[Score]:
+    hidden, targets = read_windows(model, windows)  # (N, C), (N,)
+    logprobs, greedy = _predict(model, hidden, targets)  # (N,), (N,)
+    ends = accumulate((window.scored for window in windows), initial=0)
+    scores = [Score(float(logprobs[a:b].sum()), bool(greedy[a:b].all())) for a, b in pairwise(ends)]
+    check_finite(model, (score.logprob for score in scores))
+    return scores
+
+
+def read_windows(model: Llama, windows: Sequence[Window]) -> tuple[Tensor, Tensor]:
+    """The hidden states (N, C) that predict the windows' scored tokens, and these tokens, (N,)."""
     device = model.tok_embeddings.weight.device
     lengths = [len(window.ids) - 1 for window in windows]
     longest, scored = max(lengths), [window.scored for window in windows]
@@ -103,26 +119,32 @@ def _score(model: Llama, windows: Sequence[Window]) -> list[Score]:
     positions = places.minimum(last)  # (B, T): padding lengthens no row, which dynamic RoPE scaling would feel
     wanted = (places <= last) & (places > last - torch.tensor(scored, device=device)[:, None])  # (B, T)
     targets = torch.tensor([i for w in windows for i in w.ids[len(w.ids) - w.scored :]], device=device)  # (N,)
-    hidden = model.hidden(tokens, positions=positions)[wanted]  # (N, C)
-    logprobs, greedy = _predict(hidden, model.output.weight, targets)  # (N,), (N,)
-    ends = list(accumulate(scored, initial=0))
-    scores = [Score(float(logprobs[a:b].sum()), bool(greedy[a:b].all())) for a, b in pairwise(ends)]
-    if not all(math.isfinite(score.logprob) for score in scores):
+    return model.hidden(tokens, positions=positions)[wanted], targets
+
+
+def predict_chunks(model: Llama, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Log-probabilities (n, V), fp32, of what follows hidden states (N, C), a part at a time, with the part's place."""
+    rows = max(1, CHUNK_BYTES // (4 * model.config.vocab_size))
+    for start in range(0, len(hidden), rows):
+        part = slice(start, start + rows)
+        logits: Tensor = model.output(hidden[part])
+        yield part, logits.float().log_softmax(-1)
+
+
+def check_finite(model: Llama, logprobs: Iterable[float]) -> None:
+    """Raises ArrieroError where a model's log-probabilities are no finite numbers."""
+    if not all(map(math.isfinite, logprobs)):
         raise ArrieroError(
             "the model's log-probabilities are no finite numbers: its weights are damaged, or too large for "
             f"{str(model.tok_embeddings.weight.dtype).removeprefix('torch.')} (try --dtype float32)"
         )
-    return scores
 
 
-def _predict(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _predict(model: Llama, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probability of each target, float64, and whether it is the likeliest, (N,); logits for a chunk at a time."""
     logprobs = torch.empty(len(targets), dtype=torch.float64, device=hidden.device)  # (N,): long sums follow
     greedy = torch.empty(len(targets), dtype=torch.bool, device=hidden.device)  # (N,)
-    rows = max(1, CHUNK_BYTES // (4 * weight.shape[0]))
-    for start in range(0, len(targets), rows):
-        part = slice(start, start + rows)
-        chunk = linear(hidden[part], weight).float().log_softmax(-1)  # (n, V)
+    for part, chunk in predict_chunks(model, hidden):  # (n, V)
         logprobs[part] = chunk.gather(1, targets[part, None])[:, 0].double()
         greedy[part] = chunk.argmax(-1) == targets[part]
     return logprobs, greedy

@@ -22,12 +22,13 @@ from torch import Tensor, nn
 from arriero.common.errors import ArrieroError, FormatError
 from arriero.common.files import atomic_file
 from arriero.model.adapters import Adapters
+from arriero.model.coded import CodedLinear
 from arriero.model.formats.hf_config import read_json
 from arriero.model.formats.peft_config import read_config, shorten
 from arriero.model.guests import Change
 from arriero.model.heads import SCORE, ScalarHead, head_of
 from arriero.model.lora import LoraConfig, LowRank, LowRankEmbedding, Whole, WholeEmbedding, WholeLinear, weight_of
-from arriero.model.quantised import Quantisation, QuantisedLinear, quantised_to
+from arriero.model.quantised import Quantisation, quantised_to
 from arriero.model.sketch import compare_sketch, sketch
 from arriero.model.transformer import Llama
 
@@ -182,7 +183,7 @@ def _change(
     """One module's change out of its tensors."""
     module = names[1]
     embedding = isinstance(host, nn.Embedding)
-    if not isinstance(host, (nn.Linear, nn.Embedding, QuantisedLinear)):
+    if not isinstance(host, (nn.Linear, nn.Embedding, CodedLinear)):
         raise FormatError(f"{made_for}: module {module} is a norm, which adapters do not change here")
     if "whole" in parts:
         if len(parts) > 1:
