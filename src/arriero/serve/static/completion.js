@@ -2,13 +2,16 @@
 
 import { stream } from "./api.js";
 
+/** How a chat without documents is sampled where nothing else is set. */
+export const PLAIN = { temperature: 0.7, top_p: 0.95 };
+
 /** The request for the answer to `messages`. */
 export function bodyOf(settings, messages) {
-  const said = messages.filter(({ content }) => content).map(({ role, content }) => ({ role, content }));
-  const system = settings.system?.trim() ? [{ role: "system", content: settings.system.trim() }] : [];
-  const body = { model: settings.model, messages: [...system, ...said], stream: true, stream_options: { include_usage: true } };
+  const system = settings.system?.trim() && !settings.collection ? [{ role: "system", content: settings.system.trim() }] : [];
+  const body = { model: settings.model, messages: [...system, ...takeTurns(messages)], stream: true, stream_options: { include_usage: true } };
+  if (!settings.collection) Object.assign(body, PLAIN);
   for (const name of ["temperature", "top_p", "max_tokens", "seed"]) {
-    if (settings[name] !== null && settings[name] !== undefined && settings[name] !== "") body[name] = settings[name];
+    if (settings[name] !== null && settings[name] !== undefined) body[name] = settings[name];
   }
   if (settings.collection) {
     body.model = `arriero:${settings.collection}`;
@@ -16,6 +19,14 @@ export function bodyOf(settings, messages) {
     if (Object.keys(wanted).length) body.arriero = wanted;
   }
   return body;
+}
+
+/** Questions with their answers, and the last question: one that was never answered is left out, as templates want it. */
+function takeTurns(messages) {
+  const turns = messages.filter((message, at) => message.role === "user"
+    ? at === messages.length - 1 || messages[at + 1].content
+    : message.content);
+  return turns.map(({ role, content }) => ({ role, content }));
 }
 
 /**

@@ -1,5 +1,6 @@
 // Where a prompt is written: the text, which model answers and from which documents, and the settings.
 
+import { PLAIN } from "./completion.js";
 import { openDialog } from "./dialogs.js";
 import { button, el, field, icon, select, textarea } from "./dom.js";
 import { t } from "./language.js";
@@ -53,7 +54,7 @@ function pick(settings, offered, changed) {
     offered.collections.length
       ? select(documents, settings.collection ?? "", set("collection"), { "aria-label": t("documents.from"), title: t("documents.from") })
       : el("a", { class: "button quiet", href: "#/documents" }, icon("documents"), el("span", null, t("documents.add"))),
-    button(t("settings"), () => openSettings(settings, changed), { bare: true, symbol: "sliders", kind: settings.system ? "set" : "" }),
+    button(t("settings"), () => openSettings(settings, changed), { bare: true, symbol: "sliders", kind: settings.system && !settings.collection ? "set" : "" }),
   ];
 }
 
@@ -66,7 +67,7 @@ const NUMBERS = [
 /** The system prompt and how an answer is sampled; an empty field leaves it to the server. */
 export async function openSettings(settings, changed, { system = true } = {}) {
   await openDialog(t("settings"), (close) => {
-    const prompt = textarea({
+    const prompt = system && !settings.collection && textarea({
       value: settings.system, rows: 3, placeholder: t("system.placeholder"),
       oninput: (event) => { settings.system = event.target.value; },
     });
@@ -75,7 +76,7 @@ export async function openSettings(settings, changed, { system = true } = {}) {
         if (target.value === "") settings[name] = null;
         else if (target.checkValidity()) settings[name] = Number(target.value);
       };
-      const input = el("input", { type: "number", inputmode: "decimal", value: settings[name] ?? "", ...limits, oninput: read, name });
+      const input = el("input", { type: "number", inputmode: "decimal", value: settings[name] ?? "", placeholder: (settings.collection ? null : PLAIN[name]) ?? t("set.auto"), ...limits, oninput: read, name });
       return field(t(`set.${name}`), input, t(`set.${name}.hint`));
     });
     const done = (event) => {
@@ -83,7 +84,7 @@ export async function openSettings(settings, changed, { system = true } = {}) {
       if (event.target.reportValidity()) close();
     };
     return el("form", { class: "settings", novalidate: true, onsubmit: done },
-      system && field(t("system"), prompt), el("div", { class: "grid" }, numbers),
+      prompt && field(t("system"), prompt), el("div", { class: "grid" }, numbers),
       el("div", { class: "actions" }, el("button", { class: "button main", type: "submit" }, t("done"))));
   });
   changed();

@@ -5,8 +5,9 @@ import { forget, keysOf, load, save } from "./storage.js";
 const START = "chat.";
 const TITLE_LENGTH = 60;
 
+/** What is null is left to `PLAIN`, or, where documents answer, to the server. */
 export const DEFAULTS = {
-  model: null, collection: null, system: "", temperature: 0.7, top_p: 0.95, max_tokens: 512, seed: null, k: null,
+  model: null, collection: null, system: "", temperature: null, top_p: null, max_tokens: null, seed: null, k: null,
 };
 
 /** All conversations, the latest first. */

@@ -59,11 +59,12 @@ async function send(one) {
   const path = `api/collections/${encodeURIComponent(one.collection)}/documents`;
   const show = (change) => { Object.assign(one, change); heard(); };
   show({ state: "sending" });
-  const { job } = await upload(path, one.file, (share) => show(share < 1 ? { share } : { state: "reading", share }));
-  show({ state: "reading", share: 1 });
+  const { job } = await upload(path, one.file, (share) => show({ share }));
+  show({ state: "reading", share: 0 });
   for (;;) {
     const told = await call(`api/jobs/${encodeURIComponent(job)}`);
     const file = told.files[0];
+    if (told.share < 1) show({ share: told.share });
     if (file && ["added", "unchanged", "failed"].includes(file.state)) {
       Object.assign(one, { state: file.state, error: file.error });
       return;
