@@ -245,7 +245,7 @@ class Ingest:
 
 
 _TAKEN = DocumentInfo(
-    name="", location=None, content_hash="", chunking="", characters=0, passages=0, added="", metadata={}
+    name="", location=None, content_hash="", chunking="", characters=0, passages=0, pages=None, added="", metadata={}
 )
 """Stands for a name that a document of this run has."""
 

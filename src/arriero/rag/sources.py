@@ -13,6 +13,9 @@ from pathlib import Path
 
 from arriero.rag.folders import walk
 
+KEPT = "files"
+"""Folder in a collection's own for files that lie nowhere else, such as uploaded ones: documents like any others."""
+
 
 @dataclass(frozen=True)
 class SourceFile:
@@ -52,7 +55,7 @@ def source_files(source: Path, collection: Path, skipped: Counter[str] | None = 
     for path in walk([start], skipped):
         called = f"{root.name}/{path.relative_to(root).as_posix()}" if source.is_dir() else path.name
         location = locate(path, collection)
-        if not is_under(location, b"."):  # the collection's own files are no documents
+        if not is_under(location, b".") or is_under(location, KEPT.encode()):  # its other files are no documents
             yield SourceFile(path, location, printable(called.lstrip("/")))
 
 

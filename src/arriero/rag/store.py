@@ -42,6 +42,8 @@ class DocumentInfo:
     chunking: str
     characters: int
     passages: int
+    pages: int | None
+    """The last page with text; None where the format has none."""
     added: str
     """UTC, ISO 8601."""
     metadata: dict[str, str]
@@ -161,7 +163,9 @@ class Store:
             metadata.setdefault(document, {})[key] = value
         rows = self._read(
             "SELECT id, name, location, content_hash, chunking, characters, added, "
-            "(SELECT count(*) FROM passages WHERE document_id = documents.id) FROM documents ORDER BY name"
+            "(SELECT count(*) FROM passages WHERE document_id = documents.id), "
+            "(SELECT page_end FROM passages WHERE document_id = documents.id ORDER BY ordinal DESC LIMIT 1) "
+            "FROM documents ORDER BY name"
         )
         return [
             DocumentInfo(
@@ -171,10 +175,11 @@ class Store:
                 chunking=chunking,
                 characters=characters,
                 passages=passages,
+                pages=pages,
                 added=added,
                 metadata=metadata.get(document, {}),
             )
-            for document, name, location, content_hash, chunking, characters, added, passages in rows
+            for document, name, location, content_hash, chunking, characters, added, passages, pages in rows
         ]
 
     def document_id(self, name: str) -> int | None:
@@ -265,6 +270,10 @@ class Store:
         for first in range(0, len(ids), _BLOCK):
             rows = self.passages(ids[first : first + _BLOCK])
             yield from ((number, *rows[number][:2]) for number in sorted(rows))
+
+    def document_count(self) -> int:
+        """How many documents there are."""
+        return int(self._read("SELECT count(*) FROM documents")[0][0])
 
     def passage_count(self) -> int:
         """How many passages there are."""

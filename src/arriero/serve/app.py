@@ -1,10 +1,15 @@
 """The application: every part's routes, and what holds for all of them."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
 
 from arriero import __version__
-from arriero.serve import info, metrics, openai_chat, openai_completions, openai_embeddings, openai_models
+from arriero.serve import documents, info, metrics, openai_chat, openai_completions, openai_embeddings, openai_models
 from arriero.serve.errors import install_handlers
+from arriero.serve.jobs import Jobs
 from arriero.serve.metrics import measure
 from arriero.serve.security import secure
 from arriero.serve.service import Service
@@ -14,6 +19,7 @@ ROUTERS = (
     openai_chat.router,
     openai_completions.router,
     openai_embeddings.router,
+    documents.router,
     info.router,
     metrics.router,
 )
@@ -24,8 +30,17 @@ def create_app(service: Service) -> FastAPI:
 
     Its own pages of documentation are off: they load scripts from elsewhere. `/openapi.json` describes it.
     """
-    app = FastAPI(title="arriero", version=__version__, docs_url=None, redoc_url=None)
-    app.state.service = service
+    jobs = Jobs()
+    for served in service.collections.values():
+        jobs.resume(served)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(jobs.close, service.settings.patience_s)
+
+    app = FastAPI(title="arriero", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.state.service, app.state.jobs = service, jobs
     for router in ROUTERS:
         app.include_router(router)
     install_handlers(app)
