@@ -1,4 +1,4 @@
-"""Batch = single, cached = uncached, one reading a prompt, waves, errors, and what a completion says."""
+"""Batch = single, cached = uncached, one reading a prompt, bounds, errors, and what a completion says."""
 
 import dataclasses
 import threading
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from arriero.common.errors import ArrieroError
 from arriero.generate.engine import Engine, Request, SamplingConfig
+from arriero.model.paged_cache import PAGE
 
 NO_STOP = SamplingConfig(max_tokens=12, stop_ids=())
 
@@ -86,7 +87,7 @@ def test_samples_of_one_prompt_share_one_reading_and_equal_single_requests(tiny_
     engine = Engine(model, byte_tokenizer)
     prompt = list(range(20))
     samples = engine.generate([request(prompt, n=6, temperature=1.0, seed=10, max_tokens=5)])
-    assert model.shapes == [(1, 20), *[(6, 1)] * 4]
+    assert model.shapes == [(20, 1), *[(6, 1)] * 4]
     alone = [engine.generate([request(prompt, temperature=1.0, seed=10 + i, max_tokens=5)])[0] for i in range(6)]
     assert ids(samples) == ids(alone)
     assert len(set(ids(samples))) > 1
@@ -97,7 +98,7 @@ def test_samples_of_one_prompt_share_one_reading_and_equal_single_requests(tiny_
 def test_equal_prompts_of_different_requests_are_read_once(tiny_model, byte_tokenizer):
     model = CountingModel(tiny_model)
     Engine(model, byte_tokenizer).generate([request([1, 2, 3], max_tokens=1, seed=i) for i in range(4)])
-    assert model.shapes == [(1, 3)]
+    assert model.shapes == [(3, 1)]
 
 
 def test_finished_rows_leave_the_batch(tiny_model, byte_tokenizer):
@@ -106,13 +107,13 @@ def test_finished_rows_leave_the_batch(tiny_model, byte_tokenizer):
     assert model.shapes == [(4, 1), (3, 1), (3, 1), (2, 1), (2, 1)]
 
 
-def test_waves_are_bounded_in_rows_and_in_cache(tiny_model, byte_tokenizer):
+def test_a_batch_is_bounded_in_rows_and_in_cache(tiny_model, byte_tokenizer):
     model = CountingModel(tiny_model)
     requests = [request([i], max_tokens=4) for i in range(10)]
     Engine(model, byte_tokenizer, max_batch=4).generate(requests)
     assert max(rows for rows, _ in model.shapes) == 4
     model.shapes.clear()
-    bytes_for_two = Engine(model, byte_tokenizer).token_bytes * 11
+    bytes_for_two = Engine(model, byte_tokenizer).token_bytes * 2 * PAGE
     Engine(model, byte_tokenizer, max_cache_bytes=bytes_for_two).generate(requests)
     assert max(rows for rows, _ in model.shapes) == 2
 

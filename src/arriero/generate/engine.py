@@ -1,12 +1,12 @@
 """The one generation engine: chat, evaluation, rollouts and RAG decoding all go through it.
 
-Requests with different prompts and settings decode together over a preallocated KV cache. Finished rows leave the batch
-at once; lists longer than a batch run in waves; in each, equal prompts are read once for all rows that continue them.
+Requests with different prompts and settings decode together over pages of one KV cache; as one row ends, the next
+begins; equal prompts are read once for all rows that continue them, and equal beginnings where one has been read.
 A request's tokens depend on its prompt, settings and seed alone, up to the rounding by which matrix products differ
-between batch sizes.
+between batch sizes. `scheduler.py` says how; `live.py` serves requests that come at any time.
 
-Memory: a wave's cache holds rows × (longest prompt + max_tokens − 1) tokens of `Engine.token_bytes` each, at most
-`max_cache_bytes`, plus, while prompts are read, the same for at most 4,096 prompt tokens (or one longer prompt).
+Memory: the cache holds pages of 16 tokens, `Engine.token_bytes` each, for what prompts and answers have so far, at most
+`max_cache_bytes`.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -17,18 +17,22 @@ from torch import nn
 
 from arriero.common.device import DTypeName
 from arriero.common.errors import ArrieroError
-from arriero.generate.batch import Batch
 from arriero.generate.limits import check_prompt
 from arriero.generate.request import Completion, Delta, FinishReason, Request, TokenLogprob
 from arriero.generate.row import Row, open_rows
 from arriero.generate.sampling import SamplingConfig
-from arriero.generate.schedule import plan_waves
+from arriero.generate.scheduler import Scheduler
+from arriero.generate.seat import pages_of
 from arriero.model.adapters import Adapters
 from arriero.model.packed import Weights
+from arriero.model.paged_cache import PAGE
 from arriero.model.transformer import Llama
 from arriero.tokenizer.tokenizer import Tokenizer
 
 __all__ = ["Completion", "Delta", "Engine", "FinishReason", "Request", "SamplingConfig", "TokenLogprob"]
+
+
+_STEP_TOKENS = 4096  # of one forward pass: bounds its activations
 
 
 class Engine:
@@ -42,6 +46,7 @@ class Engine:
         context: int | None = None,
         max_batch: int = 16,
         max_cache_bytes: int = 4 * 2**30,
+        speculate: int = 0,
     ) -> None:
         """Wrap a model.
 
@@ -50,13 +55,17 @@ class Engine:
             tokenizer: names the default stop tokens and turns tokens into text.
             context: most tokens of prompt and answer together; by default what the model was trained for.
             max_batch: most rows that decode together.
-            max_cache_bytes: most bytes of a wave's KV cache; fewer rows run together where it would be exceeded.
+            max_cache_bytes: most bytes of the KV cache; fewer rows run together where it would be exceeded.
+            speculate: most tokens to guess ahead from what prompt and answer said before (`lookup.py`); answers stay
+                the same, and quotations come faster.
         """
         self.model, self.tokenizer = model, tokenizer
         self.context = model.config.max_seq_len if context is None else context
-        self.max_batch, self.max_cache_bytes = max_batch, max_cache_bytes
+        self.max_batch, self.max_cache_bytes, self.speculate = max_batch, max_cache_bytes, speculate
         if max_batch < 1:
             raise ArrieroError(f"max_batch must be at least 1, not {max_batch}")
+        if speculate < 0:
+            raise ArrieroError(f"speculate must be 0 (off) or above, not {speculate}")
 
     @classmethod
     def load(
@@ -68,6 +77,7 @@ class Engine:
         dtype: DTypeName = "auto",
         weights: Weights = "full",
         max_batch: int = 16,
+        speculate: int = 0,
     ) -> "Engine":
         """An engine for a model source: a folder, a .gguf file, a preset, a known name or a hub id.
 
@@ -79,7 +89,7 @@ class Engine:
         from arriero.model.source import load_merged
 
         loaded = load_merged(source, adapter, device=device, dtype=dtype, weights=weights)
-        return cls(loaded.model, loaded.tokenizer, context=loaded.context, max_batch=max_batch)
+        return cls(loaded.model, loaded.tokenizer, context=loaded.context, max_batch=max_batch, speculate=speculate)
 
     @property
     def token_bytes(self) -> int:
@@ -113,20 +123,27 @@ class Engine:
                 yield from filter(None, [row.delta() for row in stepped])
 
     def _run(self, rows: list[Row]) -> Generator[list[Row], None, None]:
-        """Decode all rows, wave by wave; yields the rows that moved, each step."""
+        """Decode all rows, those that may take longest first; yields the rows that moved, each step."""
+        if not rows:
+            return
+        rows = sorted(rows, key=lambda row: -row.room)
+        pages = sum(pages_of(row.room) for row in rows[: self.max_batch])
         with evaluating(self.model):
-            for wave in self._waves(rows):
-                for row in wave:
-                    row.check_cancelled()
-                if ended := [row for row in wave if row.finish_reason is not None]:
-                    yield ended
-                if live := [row for row in wave if row.finish_reason is None]:
-                    yield from Batch(self.model, live).run()
+            scheduler = self.open_scheduler(min(pages, self.max_pages), _STEP_TOKENS)
+            scheduler.add(rows)
+            while scheduler.busy:
+                yield scheduler.step()
 
-    def _waves(self, rows: list[Row]) -> list[list[Row]]:
-        rooms, prompts = [row.room for row in rows], [row.key for row in rows]
-        waves = plan_waves(rooms, prompts, self.max_batch, self.max_cache_bytes // self.token_bytes)
-        return [[rows[i] for i in wave] for wave in waves]
+    @property
+    def max_pages(self) -> int:
+        """Pages of the largest cache allowed."""
+        return self.max_cache_bytes // (PAGE * self.token_bytes)
+
+    def open_scheduler(self, pages: int, step_tokens: int) -> Scheduler:
+        """A scheduler of this engine's rows, with a cache of so many pages and so many tokens in a step."""
+        return Scheduler(
+            self.model, pages=pages, max_rows=self.max_batch, step_tokens=step_tokens, speculate=self.speculate
+        )
 
     def _open(self, requests: Sequence[Request], *, stream: bool) -> list[Row]:
         for request in requests:
@@ -141,7 +158,7 @@ class Engine:
         if request.adapter is not None:
             Adapters.of(self.model).check(request.adapter)
         check_prompt(prompt, wanted, vocab=self.model.config.vocab_size, context=self.context)
-        needed = (len(prompt) + wanted) * self.token_bytes
+        needed = pages_of(len(prompt) + wanted - 1) * PAGE * self.token_bytes
         if needed > self.max_cache_bytes:
             raise ArrieroError(
                 f"the prompt's {len(prompt)} tokens and max_tokens {wanted} need {needed:,} bytes of KV cache, over "

@@ -19,11 +19,12 @@ from arriero.common.errors import ArrieroError, BusyError
 from arriero.generate.engine import Engine, evaluating
 from arriero.generate.request import Completion, Delta, Request
 from arriero.generate.row import Row, open_rows
-from arriero.generate.scheduler import LiveStats, Scheduler
+from arriero.generate.scheduler import LiveStats
 
 __all__ = ["Live", "LiveStats"]
 
 T = TypeVar("T")
+_STEP_TOKENS = 512  # of one forward pass: bounds how long a prompt holds up the answers being written
 Listener = Callable[[Delta | BaseException], None]
 
 
@@ -39,7 +40,7 @@ class Live:
         """
         self.engine, self.tokenizer, self.context, self.model = engine, engine.tokenizer, engine.context, engine.model
         self.max_waiting = max_waiting
-        self._scheduler = Scheduler(engine.model)
+        self._scheduler = engine.open_scheduler(engine.max_pages, _STEP_TOKENS)
         self._changed = threading.Condition()  # guards what follows
         self._arrived: deque[list[Row]] = deque()
         self._listeners: dict[Row, Listener] = {}

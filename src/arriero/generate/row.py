@@ -23,7 +23,10 @@ class Row:
         self.ids: list[int] = []
         self.logprobs: list[TokenLogprob] = []
         self.prompt_logprobs: list[TokenLogprob | None] = []
+        self.seen: torch.Tensor | None = None
+        """The tokens of prompt and answer, (V,) bool, where a repetition penalty needs them."""
         self.cached_tokens = 0
+        """Of the prompt, found in the cache."""
         self.dropped = False
         """Set it, from any thread, to cancel this row, whatever its request's `cancel` says."""
         self.finish_reason: FinishReason | None = None

@@ -1,6 +1,7 @@
 """One forward pass of everything that decodes: new tokens of many rows, flat, over one paged cache.
 
-Rows that take their next token, chunks of prompts and guesses at answers are all spans of the same pass.
+Rows that take their next token, chunks of prompts and guesses at answers are all spans of the same pass. It runs in
+compiled code where the model's matrices are packed on a CPU and no adapter is on; else in PyTorch.
 
 N tokens, R tokens whose logits are wanted, C model dim, V vocabulary.
 """
@@ -12,15 +13,24 @@ import torch
 from torch import Tensor
 
 from arriero.model.adapters import Adapters
+from arriero.model.native import CACHE_DTYPE, native_of
 from arriero.model.paged_cache import PagedCache, Span
 from arriero.model.transformer import Llama
 
-__all__ = ["Span", "step"]
+__all__ = ["Span", "cache_dtype", "step"]
+
+
+def cache_dtype(model: Llama) -> torch.dtype:
+    """What a model's keys and values are kept in."""
+    dtype: torch.dtype = model.tok_embeddings.weight.dtype
+    return dtype if native_of(model) is None else CACHE_DTYPE
 
 
 @torch.inference_mode()
 def step(model: Llama, cache: PagedCache, spans: Sequence[Span]) -> Tensor:
     """Put the spans' tokens into the cache; returns the logits that they want, in their order: (R, V) fp32."""
+    if cache.k.dtype == CACHE_DTYPE and not any(span.adapter for span in spans) and (compiled := native_of(model)):
+        return compiled.step(cache, spans)
     tokens = torch.tensor([token for span in spans for token in span.tokens], device=cache.k.device)  # (N,)
     cache.begin(spans)
     with _adapted(model, spans, [len(span.tokens) for span in spans]):
