@@ -7,7 +7,16 @@ from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 
 from arriero import __version__
-from arriero.serve import documents, info, metrics, openai_chat, openai_completions, openai_embeddings, openai_models
+from arriero.serve import (
+    documents,
+    info,
+    metrics,
+    openai_chat,
+    openai_completions,
+    openai_embeddings,
+    openai_models,
+    pages,
+)
 from arriero.serve.errors import install_handlers
 from arriero.serve.jobs import Jobs
 from arriero.serve.metrics import measure
@@ -20,8 +29,10 @@ ROUTERS = (
     openai_completions.router,
     openai_embeddings.router,
     documents.router,
+    runs.router,
     info.router,
     metrics.router,
+    pages.router,
 )
 
 

@@ -56,10 +56,10 @@ export async function complete(settings, messages, message, changed, signal) {
   changed();
 }
 
-/** "41 tokens · 38 a second" as numbers, or null where the server told none. */
+/** "41 tokens · 38 a second" as numbers, or null where the server told none; no rate where pieces came all at once. */
 export function pace(message) {
   const tokens = message.usage?.completion_tokens;
   if (!tokens || !message.seconds) return null;
-  const seconds = Math.max(message.seconds - (message.first ?? 0) / 1000, 0.001);
-  return { tokens, rate: tokens > 1 ? (tokens - 1) / seconds : null };
+  const seconds = message.seconds - (message.first ?? 0) / 1000;
+  return { tokens, rate: seconds > 0.1 && !message.evidence ? (tokens - 1) / seconds : null, seconds: message.seconds };
 }

@@ -36,6 +36,7 @@ export function number(value, digits = 0) {
 
 /** A share of 1 as percent. */
 export function percent(value) {
+  if (value > 0 && value < 0.001) return `<${percent(0.001)}`;
   return new Intl.NumberFormat(language(), { style: "percent", maximumFractionDigits: value < 0.1 ? 1 : 0 }).format(value);
 }
 

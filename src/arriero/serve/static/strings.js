@@ -100,6 +100,7 @@ export const STRINGS = {
   cut: ["Cut off: the most tokens an answer may have are set in the settings.", "回答已截断：可在设置中调整最大词元数。"],
   silent: ["The model said nothing.", "模型没有输出。"],
   "tokens": ["{n} tokens", "{n} 个词元"],
+  seconds: ["{n} s", "{n} 秒"],
   rate: ["{n} a second", "每秒 {n} 个"],
   model: ["Model", "模型"],
   "documents.from": ["Documents to answer from", "依据的文档"],
