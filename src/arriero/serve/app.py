@@ -29,7 +29,6 @@ ROUTERS = (
     openai_completions.router,
     openai_embeddings.router,
     documents.router,
-    runs.router,
     info.router,
     metrics.router,
     pages.router,
