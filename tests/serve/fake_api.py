@@ -237,14 +237,14 @@ def _runs(app: FastAPI) -> None:
     async def runs():
         return [
             {"name": name, "kind": "pretrain", "step": rows[-1]["step"], "steps": 60, "loss": 2.2}
-            | {"updated": "2026-11-20T10:00:00Z", "finished": False}
+            | {"updated": "2026-11-20T10:00:00Z", "finished": False, "state": "in progress"}
             for name, rows in app.state.runs.items()
         ]
 
     @app.get("/api/runs/{name}/metrics")
     async def rows(name: str, after: int = 0):
         held = app.state.runs[name]
-        return {"rows": held[after:], "next": len(held)}
+        return {"rows": held[after:], "next": len(held), "restarted": False}
 
     @app.get("/api/runs/{name}/report")
     async def report(name: str):

@@ -72,3 +72,4 @@ def test_a_report_gets_a_frame_of_its_own_without_network(client):
     assert "sandbox allow-scripts;" in policy
     assert "default-src 'none'" in policy
     assert "allow-same-origin" not in policy
+    assert "script-src 'sha256-" in policy

@@ -9,6 +9,8 @@ import { load, save } from "./storage.js";
 
 const POLL_MS = 3000;
 const SMOOTH_FROM = 30;
+/** So many lines at once, and there are more to be had. */
+const PORTION = 1000;
 /** What steps count by, and what tells nothing as a curve. */
 const NO_CURVE = new Set(["step", "time", "seconds", "tokens", "skipped", "finished"]);
 
@@ -73,7 +75,7 @@ function drawList() {
   view.list.replaceChildren(...runs.map((run) => el("li", null, el("button", {
     type: "button", "aria-pressed": String(run.name === chosen), onclick: () => show(run.name),
   }, el("strong", null, run.name), el("span", { class: "soft small" }, [
-    run.kind, t(run.finished ? "run.finished" : "run.unfinished"), run.steps && t("run.steps", { step: number(run.step), steps: number(run.steps) }),
+    run.kind, t(`run.${run.state}`), run.steps && t("run.steps", { step: number(run.step), steps: number(run.steps) }),
     run.loss !== null && run.loss !== undefined && t("run.loss", { loss: short(run.loss) }), run.updated && ago(run.updated),
   ].filter(Boolean).join(" · ")), run.steps ? el("progress", { value: run.step, max: run.steps, "aria-hidden": "true" }) : null))));
 }
@@ -82,10 +84,13 @@ function drawList() {
 async function follow() {
   clearTimeout(view?.timer);
   const { name } = held;
+  let more = false;
   try {
-    const { rows, next } = await call(`api/runs/${encodeURIComponent(name)}/metrics?after=${held.next}`);
+    const { rows, next, restarted } = await call(`api/runs/${encodeURIComponent(name)}/metrics?after=${held.next}`);
     if (!view || held.name !== name) return;
+    if (restarted) Object.assign(held, { steps: [], validations: [] });
     held.next = next;
+    more = rows.length >= PORTION;
     for (const row of rows) {
       if (row.kind === "step") held.steps.push(row);
       else if (row.kind === "validation") held.validations.push(row);
@@ -98,7 +103,8 @@ async function follow() {
     view?.detail.prepend(fault(error, () => show(name)));
     return;
   }
-  if (!runs.find((run) => run.name === name)?.finished) view.timer = setTimeout(follow, document.hidden ? POLL_MS * 5 : POLL_MS);
+  const finished = runs.find((run) => run.name === name)?.finished;
+  if (more || !finished) view.timer = setTimeout(follow, more ? 0 : document.hidden ? POLL_MS * 5 : POLL_MS);
 }
 
 /** The states in the list, without taking the focus from it. */
