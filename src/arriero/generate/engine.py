@@ -23,6 +23,7 @@ from arriero.generate.row import Row, open_rows
 from arriero.generate.sampling import SamplingConfig
 from arriero.generate.scheduler import Scheduler
 from arriero.generate.seat import pages_of
+from arriero.generate.step import cache_dtype
 from arriero.model.adapters import Adapters
 from arriero.model.packed import Weights
 from arriero.model.paged_cache import PAGE
@@ -95,8 +96,7 @@ class Engine:
     def token_bytes(self) -> int:
         """Bytes of KV cache that one token of one row takes."""
         config = self.model.config
-        itemsize = self.model.tok_embeddings.weight.element_size()
-        return 2 * config.n_layers * config.n_kv_heads * config.head_dim * itemsize
+        return 2 * config.n_layers * config.n_kv_heads * config.head_dim * cache_dtype(self.model).itemsize
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """Continue all requests; returns their completions in order, n for a request with n samples.

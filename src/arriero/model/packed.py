@@ -13,9 +13,10 @@ whole tiles.
           16t + r, in its high half that of input 32g + 16 + 4j + i; scales and mins (O/16, C/32, 16)
     int8  codes (O/16, C/32, 8, 16, 4): [t, g, j, r, i] is input 32g + 4j + i; scales (O/16, C/32, 16)
 
-Without a kernel for it, a product dequantises the matrix to the input's dtype: on a CPU a few tiles at a time, which
-stay in its cache, so that no full matrix is made; elsewhere one layer's matrix at once. That costs memory nothing and
-time a lot where few tokens are computed together: it is the reference, and what runs where nothing faster does.
+On a CPU in fp32, compiled code multiplies the codes with inputs that are rounded to 8 bits in groups of 32, as
+llama.cpp does (`kernels/native/packed.h`). Where there is none, a product dequantises the matrix to the input's dtype:
+on a CPU a few tiles at a time, which stay in its cache, so that no full matrix is made; elsewhere one layer's matrix at
+once. That costs memory nothing and time a lot where few tokens are computed together.
 
 O outputs, C inputs; R rows of some tiles, G groups of a row.
 """
@@ -29,6 +30,8 @@ from torch import Tensor, nn
 
 from arriero.common.errors import ArrieroError
 from arriero.kernels.linear import linear
+from arriero.kernels.native.build import why_not_native
+from arriero.kernels.native.library import Matrix, multiply
 from arriero.model.coded import CodedLinear, check_codable, check_finite, divisors
 from arriero.model.transformer import Llama
 
@@ -93,6 +96,10 @@ class PackedLinear(CodedLinear):
         """`x` (…, C) times the transposed matrix, (…, O), without a derivative."""
         if x.device.type != "cpu":
             return linear(x, self.dequantise(x.dtype))
+        if x.dtype == torch.float32 and x.numel() and why_not_native() is None:
+            mins = self.mins if self.bits == 4 else None
+            matrix = Matrix.of(self.codes, self.scales, mins, self.in_features, self.bits)
+            return multiply(matrix, x)[..., : self.out_features]
         y = x.new_empty(*x.shape[:-1], self.out_features)
         step = _chunk_rows(self.in_features)
         for first in range(0, self.out_features, step):

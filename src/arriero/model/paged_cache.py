@@ -130,8 +130,8 @@ class PagedCache:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Store a layer's new `k` and `v` (N, 1, K, D), and attend from `q` (N, 1, H, D) to all that each row has."""
         keys, values = self._layers[layer]  # (P, K, PAGE, D)
-        keys[self._pages, :, self._slots] = k[:, 0]
-        values[self._pages, :, self._slots] = v[:, 0]
+        keys[self._pages, :, self._slots] = k[:, 0].to(keys.dtype)
+        values[self._pages, :, self._slots] = v[:, 0].to(values.dtype)
         if len(self._groups) == 1:
             return self._attend(self._groups[0], layer, q, k, v)
         out = torch.empty_like(q)
@@ -159,9 +159,10 @@ class PagedCache:
         if group.fresh:
             out = attention(q.view(shape), k.view(shape), v.view(shape))  # (B, T, H, D)
         elif q.device.type == "cpu":
-            keys, values = (self._gather(group, pool) for pool in self._layers[layer])  # (B, K, S, D)
+            keys, values = (self._gather(group, pool).to(q.dtype) for pool in self._layers[layer])  # (B, K, S, D)
             if group.shape[1] == 1:
-                return _attend_decoding(q, keys, values, group.mask)
+                mask = None if group.mask is None else group.mask.to(q.dtype)
+                return _attend_decoding(q, keys, values, mask)
             lengths = group.lengths if group.shape[0] > 1 else None
             out = attention(q.view(shape), keys.transpose(1, 2), values.transpose(1, 2), key_lengths=lengths)
         else:

@@ -1,0 +1,1 @@
+"""C++ for the CPU, compiled on first use where there is a compiler: decoding with packed matrices."""

@@ -1,0 +1,99 @@
+"""The C++ beside this file, compiled for this CPU on first use and kept in the cache.
+
+Nothing is compiled on installation, and nothing needs it: without a compiler PyTorch's own operations serve. The
+library is found by a hash of sources, compiler, options and CPU, so that a home directory may be shared by machines.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+from arriero.common.errors import ArrieroError
+from arriero.common.files import atomic_file, cache_folder
+
+SWITCH = "ARRIERO_NATIVE"
+"""Environment variable; 0 switches the compiled kernels off."""
+_SOURCES = ("vectors.h", "pool.h", "packed.h", "attention.h", "llama.cpp")
+_OPTIONS = ("-O3", "-std=c++20", "-fPIC", "-shared", "-pthread", "-fno-math-errno", "-ffp-contract=fast")
+_SECONDS = 120
+
+
+def why_not_native() -> str | None:
+    """Why there are no compiled kernels here; None where there are. Compiles them at the first call, in seconds."""
+    return _load()[1]
+
+
+def native_library() -> ctypes.CDLL:
+    """The compiled kernels.
+
+    Raises:
+        ArrieroError: there are none, with the reason.
+    """
+    library, reason = _load()
+    if library is None:
+        raise ArrieroError(f"there are no compiled kernels here: {reason}")
+    return library
+
+
+@cache
+def _load() -> tuple[ctypes.CDLL | None, str | None]:
+    if os.environ.get(SWITCH) == "0":
+        return None, f"{SWITCH}=0 switches them off"
+    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    if compiler is None:
+        return None, "no C++ compiler was found: install g++ or clang++ for faster decoding"
+    target = cache_folder() / "native" / f"arriero-{_key(compiler)}.so"
+    try:
+        if not target.is_file():
+            _compile(compiler, target)
+        _check_owner(target)
+        return ctypes.CDLL(str(target)), None
+    except (OSError, subprocess.SubprocessError, ArrieroError) as error:
+        return None, f"{compiler} could not build them: {_first_line(error)}"
+
+
+def _compile(compiler: str, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    source = Path(__file__).parent / _SOURCES[-1]
+    with atomic_file(target) as aside:
+        command = [compiler, *_OPTIONS, *_cpu_options(), str(source), "-o", str(aside)]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=_SECONDS)  # noqa: S603 - our own
+
+
+def _check_owner(library: Path) -> None:
+    """Code is only loaded from a file that no other user can have written."""
+    status = library.stat()
+    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & 0o002):
+        raise ArrieroError(f"{library} belongs to another user or may be written by all: delete it")
+
+
+def _key(compiler: str) -> str:
+    parts = [(Path(__file__).parent / name).read_bytes() for name in _SOURCES]
+    parts += [compiler.encode(), *map(str.encode, _OPTIONS), _cpu().encode()]
+    version = subprocess.run([compiler, "--version"], capture_output=True, timeout=_SECONDS)  # noqa: S603 - found above
+    return hashlib.sha256(b"\0".join([*parts, version.stdout])).hexdigest()[:16]
+
+
+def _cpu_options() -> tuple[str, ...]:
+    return ("-mcpu=native",) if platform.machine() in ("arm64", "aarch64") else ("-march=native",)
+
+
+def _cpu() -> str:
+    """What tells one kind of CPU from another."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.platform()
+    known = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in lines if line.startswith(known)}))
+
+
+def _first_line(error: Exception) -> str:
+    told = getattr(error, "stderr", None) or str(error)
+    lines = [line for line in str(told).splitlines() if "error" in line] or str(told).splitlines()
+    return lines[0] if lines else type(error).__name__
