@@ -7,6 +7,7 @@ that were done again stand for those before.
 
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +91,31 @@ def read_run(folder: Path) -> Run:
                 run.damaged_lines += 1
             else:
                 run.add(line)
+    return run
+
+
+def glance(folder: Path, most_bytes: int = 32 * 1024) -> Run:
+    """What the ends of a run's diary tell: what it is, and how far. For lists of many runs.
+
+    Args:
+        most_bytes: read at either end.
+
+    Raises:
+        OSError: the diary cannot be read.
+    """
+    run = Run(name=folder.resolve().name, path=folder)
+    with (folder / "metrics.jsonl").open("rb") as file:
+        head = file.read(most_bytes)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(len(head), size - most_bytes))
+        tail = file.read()
+    first = next((line for text in head.split(b"\n") if (line := _parse(text.decode("utf-8", "replace")))), None)
+    if first is not None and first.get("kind") == "start" and size > 2 * most_bytes:
+        run.add(first)
+        head = b""
+    for text in (head + tail).split(b"\n"):
+        if line := _parse(text.decode("utf-8", "replace")):
+            run.add(line)
     return run
 
 

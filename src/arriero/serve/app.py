@@ -16,6 +16,7 @@ from arriero.serve import (
     openai_embeddings,
     openai_models,
     pages,
+    runs,
 )
 from arriero.serve.errors import install_handlers
 from arriero.serve.jobs import Jobs
@@ -29,6 +30,7 @@ ROUTERS = (
     openai_completions.router,
     openai_embeddings.router,
     documents.router,
+    runs.router,
     info.router,
     metrics.router,
     pages.router,
