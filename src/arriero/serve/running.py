@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 
+from anyio import CancelScope
 from starlette.requests import Request as HttpRequest
 
 from arriero.generate.live import Live
@@ -122,25 +123,23 @@ def ended_by(cancel: threading.Event) -> Iterator[None]:
 
 @asynccontextmanager
 async def watched(http: HttpRequest, cancel: threading.Event) -> AsyncIterator[None]:
-    """Inside, the event is set when the client leaves, and at the end of the block; the body must have been read.
+    """When the client leaves, the block is ended and the event is set, as it is at the block's end in any case.
 
     Raises:
-        ApiError: it has left: nobody will read the answer.
+        ApiError: the client has left: nobody will read the answer.
     """
-    gone = False
 
     async def watch() -> None:
-        nonlocal gone
         while (await http.receive())["type"] != "http.disconnect":
             pass
-        gone = True
         cancel.set()
+        scope.cancel()
 
-    task = asyncio.create_task(watch())
-    try:
-        with ended_by(cancel):
+    with ended_by(cancel), CancelScope() as scope:
+        task = asyncio.create_task(watch())
+        try:
             yield
-    finally:
-        task.cancel()
-    if gone:
+        finally:
+            task.cancel()
+    if scope.cancelled_caught:
         raise ApiError(499, "the client has left", code="cancelled")
