@@ -19,6 +19,8 @@ ARGUMENTS = [
     "--disable-sync",
     "--no-first-run",
 ]
+PATIENCE_MS = 20_000
+"""For what the page does by itself; a busy machine is slow."""
 DESKTOP = {"width": 1200, "height": 800}
 PHONE = {"width": 360, "height": 740}
 
@@ -29,6 +31,7 @@ def launched() -> Iterator:
     playwright = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine: install Debian's chromium")
+    playwright.expect.set_options(timeout=PATIENCE_MS)
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         try:
@@ -64,7 +67,7 @@ def tab(browser, address: str, *, expected: tuple[str, ...] = (), **context) -> 
     room = browser.new_context(base_url=address, **({"viewport": DESKTOP, "locale": "en-GB"} | context))
     try:
         page = room.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(PATIENCE_MS)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda told: told.type == "error" and complaints.append(told.text))
         yield page

@@ -164,7 +164,7 @@ def test_documents_are_made_filled_and_emptied(browser, address, app):
         page.get_by_role("button", name="Make the first collection").click()
         page.get_by_label("Name").fill("herd")
         page.keyboard.press("Enter")
-        expect(page.locator(".pill")).to_have_text("herd0 documents")
+        expect(page.locator(".pill[aria-pressed=true]")).to_have_text("herd0 documents")
         names = ("wool.md", "<img src=x onerror=window.hit=1>.txt", "broken.bad")
         files = [{"name": name, "mimeType": "text/plain", "buffer": b"wool"} for name in names]
         page.locator("input[type=file]").set_input_files(files)
