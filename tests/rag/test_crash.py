@@ -90,7 +90,7 @@ def test_killed_at_random_moments_until_it_is_done(tmp_path: Path, many: Path, e
     folder = tmp_path / "collection"
     chance = random.Random(1)
     stored = 0
-    for _ in range(8):
+    for _ in range(5):
         process = start(folder, many, "slow")
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
@@ -123,7 +123,7 @@ def test_ctrl_c_keeps_what_is_stored_and_resumes(collection: Collection, many: P
 
 def test_two_processes_add_at_once(tmp_path: Path, many: Path, encoder) -> None:
     folder = tmp_path / "collection"
-    processes = [start(folder, many, "slow", WAIT_S="200") for _ in range(3)]
+    processes = [start(folder, many, "slow", WAIT_S="200") for _ in range(2)]
     for process in processes:
         out, error = process.communicate(timeout=250)
         assert out.endswith("finished\n"), error
