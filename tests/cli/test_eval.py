@@ -121,6 +121,28 @@ def test_a_gguf_file_is_as_good_as_a_folder(run, tiny_model: Path, texts: Path, 
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
 
 
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_packed_weights_are_compared_with_full_ones(run, tiny_model: Path, texts: Path, weights: str) -> None:
+    sources = ("--text", f"long={texts / 'long.txt'}", "--text", f"short={texts / 'short.txt'}", "--weights", weights)
+    outcome = run("eval", tiny_model, *sources)
+    assert outcome.code == 0, outcome.err
+    header, *rows = [line.split() for line in outcome.out.splitlines()]
+    assert header == ["source", "tokens", "perplexity", weights, "ratio", "KL", "same", "token"]
+    assert [row[:2] for row in rows] == [["long", "520"], ["short", "14"], ["total", "534"]]
+    assert f"in memory: full 0.3 MB, {weights} 0.1 MB" in " ".join(outcome.err.split())
+    facts = json.loads(run("eval", tiny_model, *sources, "--json").out)
+    full = json.loads(run("eval", tiny_model, *sources[:-2], "--json").out)
+    assert facts["weights"] == weights
+    assert facts["memory"][weights] < facts["memory"]["full"]
+    for with_packed, alone in zip(facts["sources"], full["sources"], strict=True):
+        assert {key: with_packed[key] for key in alone} == alone
+        drift = with_packed["drift"]
+        assert drift["perplexity_ratio"] == pytest.approx(with_packed["packed"]["perplexity"] / alone["perplexity"])
+        assert drift["perplexity_ratio"] == pytest.approx(1, abs=0.01)
+        assert 0 < drift["mean_kl"] < 0.001
+        assert 0.5 < drift["agreement"] <= 1
+
+
 def test_tasks_without_lm_eval_name_the_extra(run, tiny_model: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # as the command does, and taken back after the test

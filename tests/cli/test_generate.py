@@ -38,6 +38,13 @@ def test_samples_and_logprobs_for_people(run, tiny_model):
     assert out.count(" | ") == 16
 
 
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_an_answer_of_packed_weights(run, tiny_model, weights):
+    result = run("generate", "Hello", "--weights", weights, "--model", tiny_model, "--max-tokens", "5", "--json")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["completions"][0]["completion_tokens"] == 5
+
+
 def test_the_prompt_may_come_through_a_pipe(run, tiny_model):
     argv = ("--model", tiny_model, *SHORT)
     assert run("generate", *argv, stdin="Hello").out == run("generate", "Hello", *argv).out

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from arriero.model.packed import model_bytes
 from arriero.model.source import load_model
 
 TOKENS = torch.tensor([[1, 5, 9, 200]])
@@ -26,6 +27,15 @@ def test_show_for_people(run, tiny_model):
     out = run("model", "show", tiny_model).out
     assert "context" in out
     assert str(tiny_model) in out  # never folded in a pipe
+
+
+def test_show_tells_what_weights_take_in_memory(run, tiny_model):
+    facts = json.loads(run("model", "show", tiny_model, "--json").out)
+    for weights, held in facts["weights"].items():
+        model = load_model(str(tiny_model), device="cpu", weights=weights).model
+        assert held["bytes"] == model_bytes(model)
+    assert facts["weights"]["full"]["bits"] == 32 > facts["weights"]["int8"]["bits"] > facts["weights"]["int4"]["bits"]
+    assert "full 0.3 MB (32 bits a weight), int8 0.1 MB" in run("model", "show", tiny_model).out
 
 
 def test_show_of_a_preset_counts_its_parameters(run):

@@ -84,6 +84,8 @@ def test_a_talk_answers_each_question_and_shows_the_last_ones_picture(asked):
         (("--temperature", "0.5"), "--temperature has no effect"),
         (("--sentences", "0"), "--sentences has no effect"),
         (("--rag", "absent"), "no RAG model in absent"),
+        (("--rag", "absent", "--weights", "int8"), "--rag brings its own generator, in full precision"),
+        (("--weights", "int4"), "w2 has 48 inputs, and int4 weights need a multiple of 32"),
         (("--beams", "0"), "beams: expected 1 or more"),
         (("--filter", "document=absent.txt", "--retrieval", "dense"), "no document matches document=absent.txt"),
         (("--mode", "chat", "--beams", "2"), "--beams is for RAG's own models"),

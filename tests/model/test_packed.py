@@ -162,6 +162,7 @@ def test_ggufs_blocks_come_out_as_they_went_in(bits, kind):
     assert torch.equal(layer.weight, weight)
 
 
+@pytest.mark.weights
 def test_smollm2s_own_file_is_packed_without_any_change(smollm2_gguf: Path):
     tensors = read_header(smollm2_gguf).tensors
     for name, bits in {"blk.0.attn_output.weight": 4, "blk.17.ffn_down.weight": 4, "token_embd.weight": 8}.items():

@@ -94,6 +94,6 @@ def show(config: ShowConfig) -> int:
 
 def _held(weights: tuple[str, dict[str, float] | None]) -> str:
     name, held = weights
-    return (
-        f"{name} {held['bytes'] / 1e6:,.1f} MB ({held['bits']:g} bits each)" if held else f"{name} not for this shape"
-    )
+    if held is None:
+        return f"{name} not for this shape"
+    return f"{name} {held['bytes'] / 1e6:,.1f} MB ({held['bits']:g} bits a weight)"
