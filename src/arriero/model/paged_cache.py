@@ -9,6 +9,7 @@ L layers, P pages, K KV heads, H heads, G = H / K, D head dim, N tokens of a ste
 M pages of the longest, S = M · PAGE key tokens.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,11 +21,14 @@ from torch.nn import functional
 from arriero.common.errors import ArrieroError
 from arriero.kernels.attention import attention
 from arriero.kernels.documents import Documents
+from arriero.kernels.native.build import why_not_native
+from arriero.kernels.native.library import MAX_GROUP, MAX_HEAD_DIM, attend
 from arriero.kernels.paged import paged_attention
 from arriero.model.config import LlamaConfig
 
 PAGE = 16
 """Tokens of a page."""
+_FEW = 16  # tokens of a row up to which compiled attention is faster than PyTorch's over copies of the pages
 _SLACK = 64  # pages that a group of spans may read in vain, beyond half of what it reads
 
 
@@ -66,6 +70,10 @@ class _Group:
     """(B, 1, 1, S) 0 or −∞, where T is 1 and the rows are of different lengths."""
     fresh: bool
     """Nothing of these rows is in the cache before."""
+    tables: list[Tensor]
+    """Each row's of the table, int32, where compiled code reads it: few tokens of a row, fp32 on a CPU."""
+    starts: list[int]
+    """Keys of each row before its new ones."""
 
 
 class PagedCache:
@@ -84,6 +92,9 @@ class PagedCache:
         self.k = _reserve(shape, dtype, torch.device(device))  # (L, P, K, PAGE, D)
         self.v = _reserve(shape, dtype, torch.device(device))  # (L, P, K, PAGE, D)
         self._layers = list(zip(self.k.unbind(), self.v.unbind(), strict=True))
+        fits = self.k.device.type == "cpu" and dtype == torch.float32 and config.head_dim % PAGE == 0
+        fits = fits and config.head_dim <= MAX_HEAD_DIM and config.n_heads <= MAX_GROUP * config.n_kv_heads
+        self._compiled = fits and why_not_native() is None
         self._groups: list[_Group] = []
         self._positions = self._lengths = self._pages = self._slots = torch.empty(0)  # (N,) of the step under way
 
@@ -158,6 +169,9 @@ class PagedCache:
         shape = (*group.shape, -1, q.shape[3])
         if group.fresh:
             out = attention(q.view(shape), k.view(shape), v.view(shape))  # (B, T, H, D)
+        elif group.tables:
+            pools = self._layers[layer]
+            out = attend(q.view(shape), *pools, group.tables, group.starts, 1 / math.sqrt(q.shape[3]))  # (B, T, H, D)
         elif q.device.type == "cpu":
             keys, values = (self._gather(group, pool).to(q.dtype) for pool in self._layers[layer])  # (B, K, S, D)
             if group.shape[1] == 1:
@@ -194,6 +208,8 @@ class PagedCache:
         rows: Tensor | slice = slice(int(places[0]), int(places[0]) + batch * tokens)
         if (np.diff(places) != tokens).any():
             rows = torch.from_numpy((places[:, None] + np.arange(tokens)).ravel()).to(self.k.device)
+        fresh = tokens > 1 and keys == tokens
+        compiled = self._compiled and tokens <= _FEW and not fresh
         return _Group(
             rows=rows,
             shape=(batch, tokens),
@@ -202,7 +218,9 @@ class PagedCache:
             keys=keys,
             stripes=torch.from_numpy(stripes).to(self.k.device),
             mask=mask,
-            fresh=tokens > 1 and keys == tokens,
+            fresh=fresh,
+            tables=list(torch.from_numpy(table.astype(np.int32))) if compiled else [],
+            starts=[end - tokens for end in ends],
         )
 
 
