@@ -69,7 +69,7 @@ def test_each_row_of_a_mixed_batch_is_shaped_as_transformers_shapes_it_alone():
     seed=st.integers(0, 10_000),
     temperature=st.floats(0.1, 10),
     top_k=st.integers(0, 60),
-    top_p=st.floats(0.01, 1),
+    top_p=st.just(1.0) | st.floats(0.01, 0.999),  # nearer to 1, what is left is below the rounding of fp32
     min_p=st.floats(0, 1),
 )
 def test_any_filter_keeps_what_transformers_keeps_and_always_the_likeliest(seed, temperature, top_k, top_p, min_p):
