@@ -71,6 +71,8 @@ class Side:
 
     def __init__(self, name: str, command: Sequence[str | Path], threads: int) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        if name in (INT4, FULL):
+            environment.setdefault("GOMP_SPINCOUNT", "1000")  # as the `arriero` command sets it
         self.name = name
         self.process = subprocess.Popen(
             [str(word) for word in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment

@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import json
 import math
+import os
 import random
 import signal
 import subprocess
@@ -28,14 +29,12 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
-import torch
 
-from arriero.common.machine import machine_line
-from arriero.generate.engine import Engine, Request, SamplingConfig
-from arriero.model.source import DEFAULT_MODEL
+if TYPE_CHECKING:
+    from arriero.generate.engine import Engine
 
 LEVEL = 0.005
 """Nats between the two likeliest tokens below which rounding might choose."""
@@ -91,7 +90,7 @@ class Seen:
 def main() -> None:
     """Load, print a table or JSON; exit 1 if something was wrong, lost or growing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="model source (default: %(default)s)")
+    parser.add_argument("--model", default="smollm2-135m-instruct", help="model source (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=300, help="of load (default: %(default)s)")
     parser.add_argument("--clients", type=int, default=64, help="at once (default: %(default)s)")
     parser.add_argument("--cases", type=int, default=48, help="different requests (default: %(default)s)")
@@ -99,6 +98,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     print(f"the engine answers {options.cases} cases, each alone", file=sys.stderr)
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the server has it; read when torch is imported
+    from arriero.generate.engine import Engine
+
     cases = make_cases(Engine.load(options.model, device="cpu"), options.cases, random.Random(options.seed))
     seen = Seen()
     with tempfile.TemporaryDirectory() as folder, serving(options, Path(folder)) as (url, process):
@@ -107,14 +109,14 @@ def main() -> None:
         resident.append(resident_mb(process.pid))
         process.send_signal(signal.SIGTERM)
         ended = process.wait(timeout=60)
-    result = summarise(seen, resident, options) | {"left_running": idle, "exit_status": ended}
+    result = summarise(seen, resident, options) | {"left_running": idle, "exit_status": ended, "machine": machine()}
     print(json.dumps(result, indent=2) if options.json else table(result, options))
     print("\n".join(seen.faults), file=sys.stderr)
     if result["failures"]:
         raise SystemExit(1)
 
 
-def make_cases(engine: Engine, count: int, chance: random.Random) -> list[Case]:
+def make_cases(engine: "Engine", count: int, chance: random.Random) -> list[Case]:
     """As many cases; greedy ones in which rounding can't choose."""
     text = list(topics.values())
     cases: list[Case] = []
@@ -136,8 +138,10 @@ def make_cases(engine: Engine, count: int, chance: random.Random) -> list[Case]:
     return cases
 
 
-def answer_alone(engine: Engine, body: dict[str, Any]) -> Case | None:
+def answer_alone(engine: "Engine", body: dict[str, Any]) -> Case | None:
     """The case with the engine's own answers; None where two tokens are nearly level."""
+    from arriero.generate.engine import Request, SamplingConfig
+
     prompt = body.get("prompt") or engine.tokenizer.encode_chat(body["messages"])
     sampling = SamplingConfig(
         max_tokens=body["max_tokens"],
@@ -295,6 +299,15 @@ def resident_mb(pid: int) -> float:
     return next(int(line.split()[1]) / 1000 for line in lines if line.startswith("VmRSS:"))
 
 
+def machine() -> str:
+    """Processor, threads and versions, in one line."""
+    import torch
+
+    from arriero.common.machine import machine_line
+
+    return machine_line(torch.device("cpu"))
+
+
 def summarise(seen: Seen, resident: Sequence[float], options: argparse.Namespace) -> dict[str, Any]:
     """Counts, percentiles, memory, and what failed."""
     quarter, end = resident[len(resident) // 4], resident[-1]
@@ -303,7 +316,6 @@ def summarise(seen: Seen, resident: Sequence[float], options: argparse.Namespace
     failures += ["sampled answers that turned"] if turned > TURNED else []
     failures += ["memory"] if end > quarter * (1 + GROWTH) else []
     return {
-        "machine": machine_line(torch.device("cpu")),
         "clients": options.clients,
         "seconds": options.seconds,
         "counts": {"wrong answers": 0, "lost answers": 0} | dict(sorted(seen.counts.items())),
