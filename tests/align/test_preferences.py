@@ -261,7 +261,7 @@ def test_agreement_beyond_chance(preferences: Preferences):
         )
         for annotator, choice in zip(("ana", "ben"), choices, strict=True):
             preferences.judge(pair, _said(choice, annotator=annotator))
-    agreement = measure_agreement(preferences.comparisons())
+    agreement = measure_agreement((c.pair.id, c.judgement.choice) for c in preferences.comparisons())
     chance = (5 / 8) ** 2 + (3 / 8) ** 2
     assert (agreement.pairs, agreement.share) == (4, 0.75)
     assert agreement.kappa == pytest.approx((0.75 - chance) / (1 - chance))

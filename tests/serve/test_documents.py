@@ -12,7 +12,6 @@ from reportlab.pdfgen.canvas import Canvas
 from arriero.rag.collection import Collection
 from arriero.rag.passage import Passage
 from arriero.rag.store import DocumentRow
-from tests.rag.rag_room import write_encoder
 from tests.serve.library import names, open_library, send, wait
 
 LUMO = b"The mayor of Lumo is Ada. Lumo lies by the sea. " * 5
@@ -25,9 +24,9 @@ FORM = "multipart/form-data; boundary=b"
 PART = b'--b\r\nContent-Disposition: form-data; name="%b"%b\r\n\r\nx'
 
 
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory) -> Path:
-    return write_encoder(tmp_path_factory.mktemp("encoder"))
+@pytest.fixture
+def encoder(tiny_encoder) -> Path:
+    return tiny_encoder
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import get_args
 
-from arriero.align.preferences import Comparison, Degree, Safety
+from arriero.align.preferences import Comparison, Degree, Safety, Vote
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,17 @@ class Agreement:
     """Of pairs of judgements that agree; None where no pair was judged twice."""
     kappa: float | None
     """Cohen's κ with pooled margins (Scott's π): agreement beyond chance; None where chance explains all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """How often one variant was preferred to another; a negligible difference is a tie."""
+
+    model_a: str
+    model_b: str
+    wins_a: int
+    wins_b: int
+    ties: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,15 +96,19 @@ def measure_preferences(comparisons: Iterable[Comparison], count_tokens: Callabl
         longer_chosen=_share(longer, len(decided)),
         repeated=len({c.pair.id for c in judged}) - len(same),
         contradicted=sum(len(set(chosen)) > 1 for chosen in same.values()),
-        agreement=measure_agreement(judged),
+        agreement=measure_agreement((c.pair.id, c.judgement.choice) for c in judged),
     )
 
 
-def measure_agreement(comparisons: Iterable[Comparison]) -> Agreement:
-    """Agreement over all pairs of judgements of one pair of responses."""
+def measure_agreement(choices_made: Iterable[tuple[int, int]]) -> Agreement:
+    """Agreement over all pairs of judgements of one pair of responses.
+
+    Args:
+        choices_made: of each judgement, the pair's id and the choice.
+    """
     choices: dict[int, list[int]] = {}
-    for comparison in comparisons:
-        choices.setdefault(comparison.pair.id, []).append(comparison.judgement.choice)
+    for pair, choice in choices_made:
+        choices.setdefault(pair, []).append(choice)
     several = [own for own in choices.values() if len(own) > 1]
     both = [pair for own in several for pair in combinations(own, 2)]
     if not both:
@@ -102,6 +117,21 @@ def measure_agreement(comparisons: Iterable[Comparison]) -> Agreement:
     firsts = sum(choice == 1 for pair in both for choice in pair) / (2 * len(both))
     chance = firsts**2 + (1 - firsts) ** 2
     return Agreement(pairs=len(several), share=share, kappa=None if chance == 1 else (share - chance) / (1 - chance))
+
+
+def tally(votes: Iterable[Vote]) -> list[Tally]:
+    """Wins and ties of all variants that were compared with another one, by their names."""
+    counts: dict[tuple[str, str], list[int]] = {}
+    for vote in votes:
+        if vote.first == vote.second:
+            continue
+        row = counts.setdefault((min(vote.first, vote.second), max(vote.first, vote.second)), [0, 0, 0])
+        winner = vote.first if vote.choice == 1 else vote.second
+        row[2 if vote.degree == "negligibly better" else winner != min(vote.first, vote.second)] += 1
+    return [
+        Tally(model_a=a, model_b=b, wins_a=wins_a, wins_b=wins_b, ties=ties)
+        for (a, b), (wins_a, wins_b, ties) in sorted(counts.items())
+    ]
 
 
 def _measure(source: str, comparisons: Sequence[Comparison], count_tokens: Callable[[str], int]) -> SourceStats:

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -122,6 +123,19 @@ class Judgement:
     def flagged(self) -> bool:
         """Whether it is left out of training."""
         return self.safety == "chosen unsafe"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vote:
+    """A judgement without the texts: for counts of many."""
+
+    pair: int
+    first: str
+    """Variant of the first response."""
+    second: str
+    choice: Literal[1, 2]
+    degree: Degree | None
+    annotator: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,15 +265,37 @@ class Preferences:
             rows = self._db.execute(f"{_PAIR} ORDER BY pair.id").fetchall()
         return map(_pair, rows)
 
-    def pending(self, annotator: str, kind: Kind | None = None) -> Iterator[Pair]:
-        """The pairs that an annotator has not judged yet, in the order in which they came."""
+    def pending(self, annotator: str, kind: Kind | None = None, most: int = -1) -> Iterator[Pair]:
+        """The pairs that an annotator has not judged yet, in the order in which they came; all, or so many."""
         query = (
             f"{_PAIR} WHERE NOT EXISTS (SELECT 1 FROM judgements own WHERE own.pair_id = pair.id AND own.annotator = ?)"
-            " AND (? IS NULL OR pair.kind = ?) ORDER BY pair.id"
+            " AND (? IS NULL OR pair.kind = ?) ORDER BY pair.id LIMIT ?"
         )
         with self._errors():
-            rows = self._db.execute(query, (annotator, kind, kind)).fetchall()
+            rows = self._db.execute(query, (annotator, kind, kind, most)).fetchall()
         return map(_pair, rows)
+
+    def progress(self, annotator: str, kind: Kind | None = None) -> tuple[int, int]:
+        """How many pairs an annotator has judged, and how many there are."""
+        query = (
+            "SELECT count(own.id), count(*) FROM pairs LEFT JOIN judgements own "
+            "ON own.pair_id = pairs.id AND own.annotator = ? WHERE ? IS NULL OR pairs.kind = ?"
+        )
+        with self._errors():
+            judged, total = self._db.execute(query, (annotator, kind, kind)).fetchone()
+        return int(judged), int(total)
+
+    def votes(self) -> Iterator[Vote]:
+        """All judgements, the flagged ones too, without the texts."""
+        query = (
+            "SELECT j.pair_id, one.model, two.model, j.choice, j.degree, j.annotator FROM judgements j "
+            "JOIN pairs pair ON pair.id = j.pair_id JOIN responses one ON one.id = pair.first_id "
+            "JOIN responses two ON two.id = pair.second_id ORDER BY j.pair_id, j.id"
+        )
+        with self._errors():
+            rows = self._db.execute(query).fetchall()
+        names = ("pair", "first", "second", "choice", "degree", "annotator")
+        return (Vote(**dict(zip(names, row, strict=True))) for row in rows)
 
     def comparisons(self, kind: Kind | None = None, *, flagged: bool = False) -> Iterator[Comparison]:
         """The judged pairs; those that prefer the unsafe response only with `flagged`."""
@@ -322,6 +358,12 @@ class Preferences:
     def _errors(self) -> AbstractContextManager[None]:
         """What the user can mend, in a line."""
         return readable_errors(self.path, str(self.path))
+
+
+def this_week() -> str:
+    """The week, as batches are named."""
+    year, week, _ = date.today().isocalendar()
+    return f"{year}-W{week:02d}"
 
 
 def _pair(row: Sequence[Any]) -> Pair:

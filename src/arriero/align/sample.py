@@ -95,7 +95,7 @@ def sample_pairs(
     yield counts
     for start in range(0, len(fresh), _PORTION):
         portion = fresh[start : start + _PORTION]
-        pairs = _answer(portion, voices, seed)
+        pairs = answer_twice(portion, voices, seed)
         with preferences.batch():
             for number, (first, second) in pairs.items():
                 prompt = portion[number]
@@ -105,6 +105,31 @@ def sample_pairs(
         counts.pairs += len(pairs)
         counts.equal += len(portion) - len(pairs)
         yield counts
+
+
+def answer_twice(
+    prompts: Sequence[Prompt], voices: tuple[Voice, Voice], seed: int
+) -> dict[int, tuple[Response, Response]]:
+    """Two different answers for each prompt that gets them, by its number, in the order in which they are shown.
+
+    Args:
+        seed: of all answers.
+    """
+    pairs: dict[int, tuple[Response, Response]] = {}
+    for attempt in range(_TRIES):
+        waiting = [i for i in range(len(prompts)) if i not in pairs]
+        asked = [(i, voice, seed_of(seed, prompts[i].key, side, *voice.label, attempt))
+                 for i in waiting for side, voice in enumerate(voices)]  # fmt: skip
+        said = answer([(voice.variant, prompts[i], voice.sampling(own)) for i, voice, own in asked])
+        texts = [completions[0].text.strip() for completions in said]
+        for place, i in enumerate(waiting):
+            both = asked[2 * place : 2 * place + 2]
+            one, two = texts[2 * place : 2 * place + 2]
+            if one and two and one != two:
+                responses = [voice.response(text, own) for (_, voice, own), text in zip(both, (one, two), strict=True)]
+                turned = seed_of(seed, prompts[i].key, "order") % 2
+                pairs[i] = (responses[turned], responses[1 - turned])
+    return pairs
 
 
 def _kind(prompt: Prompt, kind: Kind) -> Kind:
@@ -126,22 +151,3 @@ def _label(response: Response) -> tuple[str, float, int] | None:
     if not {"temperature", "max_tokens"} <= sampling.keys():
         return None
     return response.model, float(sampling["temperature"]), int(sampling["max_tokens"])
-
-
-def _answer(prompts: Sequence[Prompt], voices: tuple[Voice, Voice], seed: int) -> dict[int, tuple[Response, Response]]:
-    """Two different answers for each prompt that gets them, by its number, in the order in which they are shown."""
-    pairs: dict[int, tuple[Response, Response]] = {}
-    for attempt in range(_TRIES):
-        waiting = [i for i in range(len(prompts)) if i not in pairs]
-        asked = [(i, voice, seed_of(seed, prompts[i].key, side, *voice.label, attempt))
-                 for i in waiting for side, voice in enumerate(voices)]  # fmt: skip
-        said = answer([(voice.variant, prompts[i], voice.sampling(own)) for i, voice, own in asked])
-        texts = [completions[0].text.strip() for completions in said]
-        for place, i in enumerate(waiting):
-            both = asked[2 * place : 2 * place + 2]
-            one, two = texts[2 * place : 2 * place + 2]
-            if one and two and one != two:
-                responses = [voice.response(text, own) for (_, voice, own), text in zip(both, (one, two), strict=True)]
-                turned = seed_of(seed, prompts[i].key, "order") % 2
-                pairs[i] = (responses[turned], responses[1 - turned])
-    return pairs

@@ -4,12 +4,29 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from arriero.align.prompts import Prompt
 from arriero.common.errors import ArrieroError
 from arriero.generate.engine import Completion, Engine, Request, SamplingConfig
 from arriero.model.formats.peft import fits, load_peft
 from arriero.model.source import LoadedModel, base_of, is_adapter, load_merged, load_model, tokenizer_of
+from arriero.tokenizer.tokenizer import Tokenizer
+
+
+class Answering(Protocol):
+    """An engine, or what stands in its place."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """With the chat template."""
+
+    @property
+    def context(self) -> int:
+        """Most tokens of prompt and answer together."""
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """The samples of all requests."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +35,7 @@ class Variant:
 
     name: str
     """The source, as records call it."""
-    engine: Engine
+    engine: Answering
     adapter: str | None = None
     """Its name in the engine's model; None: the model as it is."""
     base: LoadedModel | None = None

@@ -1,7 +1,6 @@
 """`arriero align import|export|stats|annotate`: a collection of human preferences."""
 
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -45,7 +44,7 @@ def import_files(config: ImportConfig) -> int:
       arriero align import preferences.sqlite harmless-base.jsonl.gz --kind safety --source hh-rlhf
     """
     from arriero.align.preference_files import import_preferences
-    from arriero.align.preferences import Preferences
+    from arriero.align.preferences import Preferences, this_week
 
     if not config.files:
         raise ArrieroError("no file given: expected `arriero align import PREFERENCES FILE…`")
@@ -181,7 +180,7 @@ def annotate(config: AnnotateConfig) -> int:
 
     Each judgement is in the file at once; Ctrl-D or q ends. Answers may also come from a pipe.
     """
-    from arriero.align.preferences import Judgement, Preferences
+    from arriero.align.preferences import Judgement, Preferences, this_week
 
     done = 0
     with Preferences(config.preferences) as preferences:
@@ -210,12 +209,6 @@ def annotate(config: AnnotateConfig) -> int:
                 print_json({"pair": pair.id, **judgement.__dict__})
     note(f"{done} judged; {len(waiting) - done} left for {config.annotator}")
     return 0
-
-
-def this_week() -> str:
-    """The week, as batches are named."""
-    year, week, _ = date.today().isocalendar()
-    return f"{year}-W{week:02d}"
 
 
 def _ask(question: str) -> str:

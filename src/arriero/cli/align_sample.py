@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from arriero.cli.align import this_week
 from arriero.cli.engine import DEFAULT_MODEL
 from arriero.cli.options import positional
 from arriero.cli.output import note, print_json, printable
@@ -68,7 +67,7 @@ def sample(config: SampleConfig) -> int:
       arriero align sample preferences.sqlite --prompts prompts.jsonl --model runs/a/adapter --model-b runs/b/adapter
       arriero align sample preferences.sqlite --prompts prompts.txt --judge rule:concise
     """
-    from arriero.align.preferences import Preferences
+    from arriero.align.preferences import Preferences, this_week
     from arriero.align.prompts import read_prompts
     from arriero.align.sample import Voice, sample_pairs
     from arriero.align.variants import load_variants
@@ -124,7 +123,7 @@ def judge(config: JudgeConfig) -> int:
       arriero align judge preferences.sqlite --judge runs/helpful/adapter --safety runs/safe/adapter
       arriero align judge preferences.sqlite --judge "command:python my_judge.py"
     """
-    from arriero.align.preferences import Preferences
+    from arriero.align.preferences import Preferences, this_week
 
     with Preferences(config.preferences) as preferences:
         judges = _scorers(config.judge, config.safety, config.device)

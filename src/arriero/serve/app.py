@@ -16,6 +16,7 @@ from arriero.serve import (
     openai_embeddings,
     openai_models,
     pages,
+    preferences,
     runs,
 )
 from arriero.serve.errors import install_handlers
@@ -30,6 +31,7 @@ ROUTERS = (
     openai_completions.router,
     openai_embeddings.router,
     documents.router,
+    preferences.router,
     runs.router,
     info.router,
     metrics.router,
