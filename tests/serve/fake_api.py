@@ -229,7 +229,7 @@ def _preferences(app: FastAPI) -> None:
 
 def _pair(number: int, prompt: str, texts: list[str]) -> dict:
     messages = [{"role": "user", "content": prompt}]
-    return {"id": number, "messages": messages, "responses": texts, "order": [2, 1]}
+    return {"id": number, "kind": "helpfulness", "messages": messages, "responses": texts, "order": [2, 1]}
 
 
 def _runs(app: FastAPI) -> None:

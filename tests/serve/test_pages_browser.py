@@ -81,7 +81,7 @@ def test_markdown_is_elements_and_html_is_text(page):
     page.goto("/")
     ask(page, "markdown")
     prose = page.locator(".turn.assistant .prose")
-    expect(prose.locator("h3")).to_have_text("Llamas")
+    expect(prose.locator("h2")).to_have_text("Llamas")
     expect(prose.locator("strong")).to_have_text("larger")
     expect(prose.locator("li li code")).to_have_text("30 kg")
     expect(prose.locator("td")).to_have_text(["llama", "130 kg"])

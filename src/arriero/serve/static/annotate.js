@@ -122,7 +122,7 @@ function judging() {
     }, el("span", null, t(`safety.${word}`)), el("kbd", null, SAFETY_KEYS[at]))));
   const go = el("div", { class: "actions" }, el("button", { type: "button", class: "button main", id: "next", disabled: true, onclick: judge },
     el("span", null, t("annotate.next")), el("kbd", null, "Enter")));
-  return [el("div", { class: "dialogue" }, pair.messages.map(({ role, content }) => el("div", { class: `said ${role}` },
+  return [el("p", { class: "soft" }, t(`kind.${pair.kind}`)), el("div", { class: "dialogue" }, pair.messages.map(({ role, content }) => el("div", { class: `said ${role}` },
     el("span", { class: "soft small" }, t(`said.${role}`)), el("div", { class: "words" }, content)))),
   el("div", { class: "two" }, answers), el("div", { class: "two" }, side(1), side(2)), safety, go];
 }

@@ -26,7 +26,10 @@ export function mount(main, beside) {
   const head = el("div", { class: "phone-head" },
     button(t("conversations"), () => beside.classList.toggle("open"), { symbol: "menu", kind: "quiet" }),
     button(t("new"), startNew, { bare: true, symbol: "plus" }));
-  const column = el("div", { class: "column" }, head, log, el("div", { class: "foot" }, form.node, el("p", { class: "hint" }, t("mistakes"))));
+  const title = el("h1", { class: "unseen" }, t("nav.chat"));
+  beside.setAttribute("role", "region");
+  beside.setAttribute("aria-label", t("conversations"));
+  const column = el("div", { class: "column" }, title, head, log, el("div", { class: "foot" }, form.node, el("p", { class: "hint" }, t("mistakes"))));
   main.append(column, panel);
   view = { log, panel, form, beside, turns: new Map() };
   drawAll();
@@ -92,7 +95,7 @@ function welcome() {
   const documents = current.settings.collection;
   const starts = documents ? ["start.documents.1", "start.documents.2"] : ["start.1", "start.2", "start.3"];
   return el("div", { class: "welcome" },
-    el("h1", null, documents ? t("welcome.documents", { name: documents }) : t("welcome")),
+    el("h2", null, documents ? t("welcome.documents", { name: documents }) : t("welcome")),
     el("p", { class: "soft" }, t(documents ? "welcome.documents.hint" : "welcome.hint")),
     el("div", { class: "starts" }, starts.map((key) => button(t(key), () => send(t(key)), { kind: "start" }))));
 }

@@ -9,7 +9,7 @@ export function openDialog(title, makeBody, { wide = false } = {}) {
     let result = null;
     const close = (value = null) => { result = value; dialog.close(); };
     const dialog = el("dialog", { class: wide ? "wide" : "", "aria-labelledby": "dialog-title" },
-      el("header", null, el("h2", { id: "dialog-title" }, title),
+      el("div", { class: "head" }, el("h2", { id: "dialog-title" }, title),
         button(t("close"), () => close(), { bare: true, symbol: "close" })));
     dialog.append(...[makeBody(close)].flat());
     dialog.addEventListener("close", () => { dialog.remove(); resolve(result); });

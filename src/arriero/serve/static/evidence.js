@@ -33,7 +33,7 @@ export function evidence({ passages = [], citations = [], grounded, refused }, o
     return el("li", null, el("button", { type: "button", onclick: () => open({ ...passage, ...cited }) },
       name, share, el("span", { class: "track", "aria-hidden": "true" }, bar)));
   });
-  return el("section", { class: "evidence", "aria-label": t("evidence") },
+  return el("div", { class: "evidence" },
     !refused && grounded && el("p", { class: `grounded ${grounded}` }, t(`grounded.${grounded}`)),
     rows.length > 0 && el("details", { open: true }, el("summary", { title: t("posterior.title") }, t("posterior")),
       el("ol", { class: "posterior" }, rows)));

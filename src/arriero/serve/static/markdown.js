@@ -84,7 +84,7 @@ function readHeading(lines, at, cite) {
   if (RULE.test(lines[at])) return [el("hr"), at + 1];
   const heading = HEADING.exec(lines[at]);
   if (!heading) return null;
-  return [el(`h${Math.min(6, heading[1].length + 2)}`, null, inline(heading[2], cite)), at + 1];
+  return [el(`h${Math.min(6, heading[1].length + 1)}`, null, inline(heading[2], cite)), at + 1];
 }
 
 function readQuote(lines, at, cite, depth) {

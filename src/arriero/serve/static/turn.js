@@ -81,11 +81,11 @@ function ending(message, acts) {
 
 function doings(message, acts) {
   const told = pace(message);
-  const words = told && [t("tokens", { n: number(told.tokens) }), told.rate ? t("rate", { n: number(told.rate) }) : t("seconds", { n: number(told.seconds, 1) })];
+  const words = told && [t("tokens", { n: number(told.tokens) }), told.rate ? t("rate", { n: number(told.rate) }) : told.seconds > 0.1 && t("seconds", { n: number(told.seconds, 1) })];
   return el("div", { class: "acts" },
     message.content && copying(() => message.content),
     message.error ? null : button(t("again"), acts.again, { bare: true, symbol: "again" }),
-    told && el("span", { class: "soft small" }, words.join(" · ")));
+    told && el("span", { class: "soft small" }, words.filter(Boolean).join(" · ")));
 }
 
 /** A button that copies, and shows that it did. */
