@@ -167,7 +167,7 @@ def is_level(top: Sequence[tuple[int, float]]) -> bool:
 @contextlib.contextmanager
 def serving(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A server of its own on a free port: its address and its process."""
-    room = max(1, options.clients - 24)  # beside 16 that are answered
+    room = max(1, options.clients * 5 // 8)  # beside 16 that are answered
     words = ["serve", "--model", options.model, "--port", "0", "--no-open", "--max-waiting", str(room)]
     command = [sys.executable, "-m", "arriero", *words]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
