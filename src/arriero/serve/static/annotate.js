@@ -14,7 +14,11 @@ const SAFETY_KEYS = ["q", "w", "e", "r"];
 /** Keys 1–8: from "A is significantly better" to "B is significantly better". */
 const CHOICES = [...DEGREES.map((degree) => [1, degree]), ...DEGREES.toReversed().map((degree) => [2, degree])];
 
-export const keys = [["1 · … · 8", "keys.choose"], [SAFETY_KEYS.join(" · "), "keys.safety"], ["Enter", "keys.next"]];
+export const keys = [
+  ["1 · … · 8", "keys.choose"],
+  [SAFETY_KEYS.join(" · "), "keys.safety"],
+  ["Enter", "keys.next"],
+];
 
 let view = null;
 let pair = null;
@@ -28,7 +32,9 @@ export function mount(main) {
   sheet.append(el("div", { class: "bar-head" }, el("h1", null, t("nav.annotate")), view.facts), view.desk);
   main.append(sheet);
   begin();
-  return () => { view = null; };
+  return () => {
+    view = null;
+  };
 }
 
 /** A key that the page knows. */
@@ -57,8 +63,14 @@ async function begin() {
 }
 
 function disabled() {
-  return el("div", { class: "empty" }, icon("annotate"), el("h2", null, t("annotate.off")),
-    el("p", { class: "soft" }, t("annotate.off.hint")), el("code", null, "arriero serve --preferences preferences.db"));
+  return el(
+    "div",
+    { class: "empty" },
+    icon("annotate"),
+    el("h2", null, t("annotate.off")),
+    el("p", { class: "soft" }, t("annotate.off.hint")),
+    el("code", null, "arriero serve --preferences preferences.db"),
+  );
 }
 
 /** Before the first pair: what is asked, and of whom. */
@@ -70,16 +82,27 @@ function introduction() {
     save("annotator", name.value.trim());
     return begin();
   };
-  return el("form", { class: "empty", onsubmit: start }, icon("annotate"), el("h2", null, t("annotate.intro")),
+  return el(
+    "form",
+    { class: "empty", onsubmit: start },
+    icon("annotate"),
+    el("h2", null, t("annotate.intro")),
     el("p", { class: "soft" }, t("annotate.intro.hint")),
-    el("div", { class: "line" }, el("label", { class: "field" }, el("span", { class: "label" }, t("annotator")), name),
-      el("button", { type: "submit", class: "button main" }, t("annotate.start"))));
+    el(
+      "div",
+      { class: "line" },
+      el("label", { class: "field" }, el("span", { class: "label" }, t("annotator")), name),
+      el("button", { type: "submit", class: "button main" }, t("annotate.start")),
+    ),
+  );
 }
 
 async function next() {
   const annotator = load("annotator");
   const [told, stats] = await Promise.all([
-    call(`api/preferences/next?annotator=${encodeURIComponent(annotator)}`), call("api/preferences/stats")]);
+    call(`api/preferences/next?annotator=${encodeURIComponent(annotator)}`),
+    call("api/preferences/stats"),
+  ]);
   if (!view) return;
   drawFacts(told.progress, stats);
   show(told.pair);
@@ -89,10 +112,20 @@ function drawFacts({ judged, total }, { agreement, annotators }) {
   const people = Object.keys(annotators ?? {}).length;
   view.facts.replaceChildren(
     button(load("annotator"), rename, { kind: "quiet", symbol: "edit", title: t("annotator.change") }),
-    el("label", { class: "progress" }, el("progress", { value: judged, max: Math.max(total, 1) }),
-      el("span", null, t("annotate.progress", { judged: number(judged), total: number(total) }))),
-    el("span", { title: t("agreement.title") }, agreement === null || agreement === undefined
-      ? count("annotators", people) : t("agreement", { share: percent(agreement) })));
+    el(
+      "label",
+      { class: "progress" },
+      el("progress", { value: judged, max: Math.max(total, 1) }),
+      el("span", null, t("annotate.progress", { judged: number(judged), total: number(total) })),
+    ),
+    el(
+      "span",
+      { title: t("agreement.title") },
+      agreement === null || agreement === undefined
+        ? count("annotators", people)
+        : t("agreement", { share: percent(agreement) }),
+    ),
+  );
 }
 
 async function rename() {
@@ -110,21 +143,84 @@ function show(fresh) {
 }
 
 function judging() {
-  const answers = pair.order.map((which, at) => el("article", { class: "answer", "aria-label": t("answer", { name: "AB"[at] }) },
-    el("h2", null, t("answer", { name: "AB"[at] })), el("div", { class: "prose" }, render(pair.responses[which - 1]))));
-  const side = (which) => el("fieldset", { class: "choices" }, el("legend", null, t("better", { name: "AB"[which - 1] })),
-    CHOICES.map(([choice, degree], at) => choice === which && el("button", {
-      type: "button", class: "button", "data-choice": at, "aria-pressed": "false", onclick: () => choose(CHOICES[at]),
-    }, el("span", null, t(`degree.${degree}`)), el("kbd", null, String(at + 1)))));
-  const safety = el("fieldset", { class: "choices safety" }, el("legend", null, t("safety")),
-    SAFETIES.map((word, at) => el("button", {
-      type: "button", class: "button", "data-safety": word, "aria-pressed": "false", onclick: () => chooseSafety(word),
-    }, el("span", null, t(`safety.${word}`)), el("kbd", null, SAFETY_KEYS[at]))));
-  const go = el("div", { class: "actions" }, el("button", { type: "button", class: "button main", id: "next", disabled: true, onclick: judge },
-    el("span", null, t("annotate.next")), el("kbd", null, "Enter")));
-  return [el("p", { class: "soft" }, t(`kind.${pair.kind}`)), el("div", { class: "dialogue" }, pair.messages.map(({ role, content }) => el("div", { class: `said ${role}` },
-    el("span", { class: "soft small" }, t(`said.${role}`)), el("div", { class: "words" }, content)))),
-  el("div", { class: "two" }, answers), el("div", { class: "two" }, side(1), side(2)), safety, go];
+  const answers = pair.order.map((which, at) =>
+    el(
+      "article",
+      { class: "answer", "aria-label": t("answer", { name: "AB"[at] }) },
+      el("h2", null, t("answer", { name: "AB"[at] })),
+      el("div", { class: "prose" }, render(pair.responses[which - 1])),
+    ),
+  );
+  const side = (which) =>
+    el(
+      "fieldset",
+      { class: "choices" },
+      el("legend", null, t("better", { name: "AB"[which - 1] })),
+      CHOICES.map(
+        ([choice, degree], at) =>
+          choice === which &&
+          el(
+            "button",
+            {
+              type: "button",
+              class: "button",
+              "data-choice": at,
+              "aria-pressed": "false",
+              onclick: () => choose(CHOICES[at]),
+            },
+            el("span", null, t(`degree.${degree}`)),
+            el("kbd", null, String(at + 1)),
+          ),
+      ),
+    );
+  const safety = el(
+    "fieldset",
+    { class: "choices safety" },
+    el("legend", null, t("safety")),
+    SAFETIES.map((word, at) =>
+      el(
+        "button",
+        {
+          type: "button",
+          class: "button",
+          "data-safety": word,
+          "aria-pressed": "false",
+          onclick: () => chooseSafety(word),
+        },
+        el("span", null, t(`safety.${word}`)),
+        el("kbd", null, SAFETY_KEYS[at]),
+      ),
+    ),
+  );
+  const go = el(
+    "div",
+    { class: "actions" },
+    el(
+      "button",
+      { type: "button", class: "button main", id: "next", disabled: true, onclick: judge },
+      el("span", null, t("annotate.next")),
+      el("kbd", null, "Enter"),
+    ),
+  );
+  return [
+    el("p", { class: "soft" }, t(`kind.${pair.kind}`)),
+    el(
+      "div",
+      { class: "dialogue" },
+      pair.messages.map(({ role, content }) =>
+        el(
+          "div",
+          { class: `said ${role}` },
+          el("span", { class: "soft small" }, t(`said.${role}`)),
+          el("div", { class: "words" }, content),
+        ),
+      ),
+    ),
+    el("div", { class: "two" }, answers),
+    el("div", { class: "two" }, side(1), side(2)),
+    safety,
+    go,
+  ];
 }
 
 function choose([choice, degree]) {
@@ -139,7 +235,8 @@ function chooseSafety(safety) {
 
 /** Shows which of some buttons is chosen. */
 function mark(kind, chosen) {
-  for (const node of view.desk.querySelectorAll(`[data-${kind}]`)) node.setAttribute("aria-pressed", String(chosen(node)));
+  for (const node of view.desk.querySelectorAll(`[data-${kind}]`))
+    node.setAttribute("aria-pressed", String(chosen(node)));
   view.desk.querySelector("#next").disabled = !(verdict.choice && verdict.safety);
 }
 
@@ -163,10 +260,16 @@ function writing() {
   const area = textarea({ rows: 2, placeholder: t("write.placeholder"), "aria-label": t("write") });
   const models = load("annotate.models", []).filter((name) => offered.includes(name));
   const picked = [models[0] ?? offered[0], models[1] ?? offered[1] ?? offered[0]];
-  const pick = (at) => select(offered.map((name) => [name, name]), picked[at], (name) => {
-    picked[at] = name;
-    save("annotate.models", picked);
-  }, { "aria-label": t("write.model", { n: at + 1 }) });
+  const pick = (at) =>
+    select(
+      offered.map((name) => [name, name]),
+      picked[at],
+      (name) => {
+        picked[at] = name;
+        save("annotate.models", picked);
+      },
+      { "aria-label": t("write.model", { n: at + 1 }) },
+    );
   const troubles = el("div");
   const ask = async (event) => {
     event?.preventDefault();
@@ -183,8 +286,13 @@ function writing() {
     }
   };
   const send = el("button", { type: "submit", class: "button" }, t("write.go"));
-  const form = el("form", { class: "write", onsubmit: ask }, area, el("div", { class: "line" },
-    offered.length > 1 ? [pick(0), pick(1)] : null, send), troubles);
+  const form = el(
+    "form",
+    { class: "write", onsubmit: ask },
+    area,
+    el("div", { class: "line" }, offered.length > 1 ? [pick(0), pick(1)] : null, send),
+    troubles,
+  );
   return el("details", { class: "card", open: !pair }, el("summary", null, t("write")), form);
 }
 

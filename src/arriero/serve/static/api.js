@@ -21,11 +21,19 @@ function sessionToken() {
     history.replaceState(null, "", location.pathname + location.search);
     keep(decodeURIComponent(brought[1]));
   }
-  try { return sessionStorage.getItem("arriero.token"); } catch { return null; }
+  try {
+    return sessionStorage.getItem("arriero.token");
+  } catch {
+    return null;
+  }
 }
 
 function keep(text) {
-  try { sessionStorage.setItem("arriero.token", text); } catch { /* for this page only */ }
+  try {
+    sessionStorage.setItem("arriero.token", text);
+  } catch {
+    /* for this page only */
+  }
 }
 
 function authorization() {
@@ -35,7 +43,9 @@ function authorization() {
 /** Asks for the token; calls that wait at the same time share the question. False: the user would not tell. */
 async function renewToken(refused) {
   if (token !== refused) return true;
-  asking ??= askToken(refused !== null).finally(() => { asking = null; });
+  asking ??= askToken(refused !== null).finally(() => {
+    asking = null;
+  });
   const told = await asking;
   if (told && token === refused) {
     token = told;
@@ -62,7 +72,7 @@ export async function request(path, { json, headers, ...rest } = {}) {
       throw new ApiError(t("error.unreachable"));
     }
     if (response.ok) return response;
-    if (response.status === 401 && await renewToken(sent)) continue;
+    if (response.status === 401 && (await renewToken(sent))) continue;
     throw errorOf(response.status, await response.text());
   }
 }
@@ -70,7 +80,11 @@ export async function request(path, { json, headers, ...rest } = {}) {
 /** The error that a body tells, in OpenAI's shape; else what the status means. */
 function errorOf(status, body) {
   let told = null;
-  try { told = JSON.parse(body).error; } catch { /* no JSON: a proxy's page, perhaps */ }
+  try {
+    told = JSON.parse(body).error;
+  } catch {
+    /* no JSON: a proxy's page, perhaps */
+  }
   const message = typeof told === "string" ? told : told?.message;
   return new ApiError(message || t("error.status", { status }), { status, ...(told?.param && { param: told.param }) });
 }
@@ -115,7 +129,7 @@ export async function upload(path, file, progress) {
     const sent = token;
     const { status, body } = await sendFile(path, file, progress);
     if (status >= 200 && status < 300) return JSON.parse(body);
-    if (status === 401 && await renewToken(sent)) continue;
+    if (status === 401 && (await renewToken(sent))) continue;
     if (status === 0) throw new ApiError(t("error.unreachable"));
     throw errorOf(status, body);
   }
@@ -141,7 +155,9 @@ let known = null;
 export function info({ fresh = false } = {}) {
   if (fresh || !known) {
     known = call("api/info");
-    known.catch(() => { known = null; });
+    known.catch(() => {
+      known = null;
+    });
   }
   return known;
 }

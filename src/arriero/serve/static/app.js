@@ -39,19 +39,43 @@ function draw() {
 }
 
 function side(current, beside) {
-  const links = Object.keys(PAGES).map((name) => el("a", {
-    href: `#/${name}`, "aria-current": name === current ? "page" : null, title: t(`nav.${name}.title`),
-  }, icon(name), el("span", null, t(`nav.${name}`))));
-  return el("div", { class: "side" },
-    el("header", { class: "brand" },
-      el("a", { href: "#/chat", "aria-label": "arriero" }, el("img", { src: "static/icon.svg", alt: "" }), "arriero")),
+  const links = Object.keys(PAGES).map((name) =>
+    el(
+      "a",
+      {
+        href: `#/${name}`,
+        "aria-current": name === current ? "page" : null,
+        title: t(`nav.${name}.title`),
+      },
+      icon(name),
+      el("span", null, t(`nav.${name}`)),
+    ),
+  );
+  return el(
+    "div",
+    { class: "side" },
+    el(
+      "header",
+      { class: "brand" },
+      el("a", { href: "#/chat", "aria-label": "arriero" }, el("img", { src: "static/icon.svg", alt: "" }), "arriero"),
+    ),
     el("nav", { "aria-label": t("nav") }, links),
     beside,
-    el("div", { class: "tools" },
+    el(
+      "div",
+      { class: "tools" },
       button(t("theme"), switchTheme, { bare: true, symbol: "theme" }),
-      button(t("language"), () => { switchLanguage(); draw(); },
-        { bare: true, symbol: "language", lang: language() === "en" ? "zh" : "en" }),
-      button(t("help"), showHelp, { bare: true, symbol: "help" })));
+      button(
+        t("language"),
+        () => {
+          switchLanguage();
+          draw();
+        },
+        { bare: true, symbol: "language", lang: language() === "en" ? "zh" : "en" },
+      ),
+      button(t("help"), showHelp, { bare: true, symbol: "help" }),
+    ),
+  );
 }
 
 function switchTheme() {
@@ -64,19 +88,46 @@ function switchTheme() {
 
 function showHelp() {
   const page = pageOf();
-  const rows = [...(PAGES[page].keys ?? []), ["g c · g d · g a · g m · g r", "keys.go"], ["Esc", "keys.escape"], ["?", "keys.help"]];
-  const list = rows.map(([keys, words]) => el("div", null,
-    el("dt", null, keys.split(" · ").flatMap((key, at) => [at ? " " : "", el("kbd", null, key)])), el("dd", null, t(words))));
+  const rows = [
+    ...(PAGES[page].keys ?? []),
+    ["g c · g d · g a · g m · g r", "keys.go"],
+    ["Esc", "keys.escape"],
+    ["?", "keys.help"],
+  ];
+  const list = rows.map(([keys, words]) =>
+    el(
+      "div",
+      null,
+      el(
+        "dt",
+        null,
+        keys.split(" · ").flatMap((key, at) => [at ? " " : "", el("kbd", null, key)]),
+      ),
+      el("dd", null, t(words)),
+    ),
+  );
   const single = el("input", {
-    type: "checkbox", checked: load("single-keys", true), onchange: (event) => save("single-keys", event.target.checked),
+    type: "checkbox",
+    checked: load("single-keys", true),
+    onchange: (event) => save("single-keys", event.target.checked),
   });
   const version = el("span", null);
-  info().then((told) => { version.textContent = ` · arriero ${told.version}`; }, () => {});
+  info().then(
+    (told) => {
+      version.textContent = ` · arriero ${told.version}`;
+    },
+    () => {},
+  );
   openDialog(t("help.title"), () => [
     el("p", null, t(`help.${page}`)),
     el("dl", { class: "keys" }, list),
     el("label", { class: "check" }, single, t("keys.single")),
-    el("p", { class: "soft" }, el("a", { href: "openapi.json", target: "_blank", rel: "noopener" }, t("help.api")), version),
+    el(
+      "p",
+      { class: "soft" },
+      el("a", { href: "openapi.json", target: "_blank", rel: "noopener" }, t("help.api")),
+      version,
+    ),
   ]);
 }
 
@@ -93,7 +144,10 @@ function press(event) {
   }
   event.preventDefault();
   going = event.key === "g" && !going;
-  if (going) setTimeout(() => { going = false; }, 1500);
+  if (going)
+    setTimeout(() => {
+      going = false;
+    }, 1500);
 }
 
 addEventListener("hashchange", draw);

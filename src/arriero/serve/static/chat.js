@@ -10,7 +10,13 @@ import { showPassage } from "./evidence.js";
 import { ago, t } from "./language.js";
 import { turn } from "./turn.js";
 
-export const keys = [["Enter", "keys.send"], ["Shift+Enter", "keys.line"], ["/", "keys.prompt"], ["n", "keys.new"], ["e", "keys.edit"]];
+export const keys = [
+  ["Enter", "keys.send"],
+  ["Shift+Enter", "keys.line"],
+  ["/", "keys.prompt"],
+  ["n", "keys.new"],
+  ["e", "keys.edit"],
+];
 
 let current = null;
 let offered = null;
@@ -20,22 +26,47 @@ const underWay = new Map(); // conversation id → AbortController
 /** Draws the page; returns what takes it away. */
 export function mount(main, beside) {
   current ??= store.all()[0] ?? store.begin();
-  const log = el("div", { class: "log", role: "log", "aria-live": "off", tabindex: 0, "aria-label": t("conversation") });
+  const log = el("div", {
+    class: "log",
+    role: "log",
+    "aria-live": "off",
+    tabindex: 0,
+    "aria-label": t("conversation"),
+  });
   const panel = el("aside", { class: "panel", hidden: true });
-  const form = composer({ send, stop, changed: () => { store.keep(current); refresh(); } });
-  const head = el("div", { class: "phone-head" },
+  const form = composer({
+    send,
+    stop,
+    changed: () => {
+      store.keep(current);
+      refresh();
+    },
+  });
+  const head = el(
+    "div",
+    { class: "phone-head" },
     button(t("conversations"), () => beside.classList.toggle("open"), { symbol: "menu", kind: "quiet" }),
-    button(t("new"), startNew, { bare: true, symbol: "plus" }));
+    button(t("new"), startNew, { bare: true, symbol: "plus" }),
+  );
   const title = el("h1", { class: "unseen" }, t("nav.chat"));
   beside.setAttribute("role", "region");
   beside.setAttribute("aria-label", t("conversations"));
-  const column = el("div", { class: "column" }, title, head, log, el("div", { class: "foot" }, form.node, el("p", { class: "hint" }, t("mistakes"))));
+  const column = el(
+    "div",
+    { class: "column" },
+    title,
+    head,
+    log,
+    el("div", { class: "foot" }, form.node, el("p", { class: "hint" }, t("mistakes"))),
+  );
   main.append(column, panel);
   view = { log, panel, form, beside, turns: new Map() };
   drawAll();
   meet();
   if (matchMedia("(hover: hover)").matches) form.area.focus();
-  return () => { view = null; };
+  return () => {
+    view = null;
+  };
 }
 
 /** Learns what the server offers; the choice falls back where what was chosen is gone. */
@@ -47,7 +78,12 @@ async function meet() {
     refresh();
     if (!current.messages.length) drawAll();
   } catch (error) {
-    view?.log.replaceChildren(fault(error, () => { drawAll(); meet(); }));
+    view?.log.replaceChildren(
+      fault(error, () => {
+        drawAll();
+        meet();
+      }),
+    );
   }
 }
 
@@ -94,20 +130,37 @@ function makeTurn(message, at) {
 function welcome() {
   const documents = current.settings.collection;
   const starts = documents ? ["start.documents.1", "start.documents.2"] : ["start.1", "start.2", "start.3"];
-  return el("div", { class: "welcome" },
+  return el(
+    "div",
+    { class: "welcome" },
     el("h2", null, documents ? t("welcome.documents", { name: documents }) : t("welcome")),
     el("p", { class: "soft" }, t(documents ? "welcome.documents.hint" : "welcome.hint")),
-    el("div", { class: "starts" }, starts.map((key) => button(t(key), () => send(t(key)), { kind: "start" }))));
+    el(
+      "div",
+      { class: "starts" },
+      starts.map((key) => button(t(key), () => send(t(key)), { kind: "start" })),
+    ),
+  );
 }
 
 function drawList() {
   if (!view) return;
-  const rows = store.all().map((one) => el("li", { "aria-current": one.id === current.id ? "true" : null },
-    el("button", { type: "button", class: "name", title: ago(one.changed / 1000), onclick: () => show(one) }, one.title || t("untitled")),
-    button(t("delete"), () => discard(one), { bare: true, symbol: "trash" })));
+  const rows = store.all().map((one) =>
+    el(
+      "li",
+      { "aria-current": one.id === current.id ? "true" : null },
+      el(
+        "button",
+        { type: "button", class: "name", title: ago(one.changed / 1000), onclick: () => show(one) },
+        one.title || t("untitled"),
+      ),
+      button(t("delete"), () => discard(one), { bare: true, symbol: "trash" }),
+    ),
+  );
   view.beside.replaceChildren(
     button(t("new"), startNew, { symbol: "plus", kind: "new" }),
-    el("ul", { class: "conversations", "aria-label": t("conversations") }, rows));
+    el("ul", { class: "conversations", "aria-label": t("conversations") }, rows),
+  );
 }
 
 function show(one) {
@@ -138,7 +191,10 @@ function discard(one) {
   store.remove(one.id);
   if (one.id === current.id) current = store.all()[0] ?? store.begin();
   drawAll();
-  tell(t("deleted", { name: one.title }), () => { store.keep(one); drawList(); });
+  tell(t("deleted", { name: one.title }), () => {
+    store.keep(one);
+    drawList();
+  });
 }
 
 /** Takes the conversation back to a message of the user, and asks that anew. */
@@ -169,14 +225,26 @@ async function send(text) {
   drawList();
   refresh();
   const reader = sentenceReader();
-  await complete(conversation.settings, asked, message, () => { redraw(message); reader(message); }, control.signal);
+  await complete(
+    conversation.settings,
+    asked,
+    message,
+    () => {
+      redraw(message);
+      reader(message);
+    },
+    control.signal,
+  );
   if (underWay.get(conversation.id) === control) underWay.delete(conversation.id);
   keepAll(conversation);
   refresh();
 }
 
 function keepAll(conversation) {
-  const wanted = conversation.messages.length === 0 || underWay.has(conversation.id) || store.all().some(({ id }) => id === conversation.id);
+  const wanted =
+    conversation.messages.length === 0 ||
+    underWay.has(conversation.id) ||
+    store.all().some(({ id }) => id === conversation.id);
   if (wanted && !store.keep(conversation)) tell(t("full"));
 }
 
@@ -187,7 +255,10 @@ function redraw(message) {
   const { log } = view;
   const following = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
   made.update();
-  if (following) requestAnimationFrame(() => { log.scrollTop = log.scrollHeight; });
+  if (following)
+    requestAnimationFrame(() => {
+      log.scrollTop = log.scrollHeight;
+    });
 }
 
 /** Says each sentence once, when it has ended: a screen reader would otherwise hear the answer again at each word. */
@@ -195,7 +266,9 @@ function sentenceReader() {
   let at = 0;
   return (message) => {
     const rest = message.content.slice(at);
-    const end = message.busy ? Math.max(...[". ", "! ", "? ", "\n", "。", "！", "？"].map((mark) => rest.lastIndexOf(mark))) + 1 : rest.length;
+    const end = message.busy
+      ? Math.max(...[". ", "! ", "? ", "\n", "。", "！", "？"].map((mark) => rest.lastIndexOf(mark))) + 1
+      : rest.length;
     if (end <= 0) return;
     say(rest.slice(0, end));
     at += end;

@@ -12,7 +12,10 @@ import { turn } from "./turn.js";
 
 const VOTES = ["left", "right", "tie", "bad"];
 
-export const keys = [["1 · 2 · 3 · 4", "keys.vote"], ["/", "keys.prompt"]];
+export const keys = [
+  ["1 · 2 · 3 · 4", "keys.vote"],
+  ["/", "keys.prompt"],
+];
 
 let view = null;
 let offered = [];
@@ -30,7 +33,9 @@ export function mount(main) {
   sheet.append(el("h1", null, t("nav.compare")), el("p", { class: "lead" }, t("compare.lead")));
   main.append(sheet);
   begin();
-  return () => { view = null; };
+  return () => {
+    view = null;
+  };
 }
 
 /** A key that the page knows. */
@@ -49,16 +54,29 @@ async function begin() {
     offered = told.models.map(({ id }) => id);
     keeping = told.features.preferences;
   } catch (error) {
-    view?.sheet.append(fault(error, () => { view.sheet.lastChild.remove(); begin(); }));
+    view?.sheet.append(
+      fault(error, () => {
+        view.sheet.lastChild.remove();
+        begin();
+      }),
+    );
     return;
   }
   if (!view) return;
   if (offered.length < 2) {
-    view.sheet.append(el("div", { class: "empty" }, icon("compare"), el("h2", null, t("compare.one")),
-      el("p", { class: "soft" }, t("compare.one.hint")), el("code", null, "arriero serve --model one --model other")));
+    view.sheet.append(
+      el(
+        "div",
+        { class: "empty" },
+        icon("compare"),
+        el("h2", null, t("compare.one")),
+        el("p", { class: "soft" }, t("compare.one.hint")),
+        el("code", null, "arriero serve --model one --model other"),
+      ),
+    );
     return;
   }
-  picked = [0, 1].map((at) => offered.includes(picked[at]) ? picked[at] : offered[at]);
+  picked = [0, 1].map((at) => (offered.includes(picked[at]) ? picked[at] : offered[at]));
   view.sheet.append(view.setting, asking(), view.duel, view.tally);
   drawSetting();
   drawDuel();
@@ -66,13 +84,23 @@ async function begin() {
 }
 
 function drawSetting() {
-  const pick = (at) => select(offered.map((name) => [name, name]), picked[at], (name) => {
-    picked[at] = name;
-    save("compare.models", picked);
-    drawTally();
-  }, { "aria-label": t("write.model", { n: at + 1 }) });
-  view.setting.replaceChildren(pick(0), el("span", { class: "soft" }, t("versus")), pick(1),
-    button(t("settings"), () => openSettings(settings, () => {}), { bare: true, symbol: "sliders" }));
+  const pick = (at) =>
+    select(
+      offered.map((name) => [name, name]),
+      picked[at],
+      (name) => {
+        picked[at] = name;
+        save("compare.models", picked);
+        drawTally();
+      },
+      { "aria-label": t("write.model", { n: at + 1 }) },
+    );
+  view.setting.replaceChildren(
+    pick(0),
+    el("span", { class: "soft" }, t("versus")),
+    pick(1),
+    button(t("settings"), () => openSettings(settings, () => {}), { bare: true, symbol: "sliders" }),
+  );
 }
 
 function asking() {
@@ -88,39 +116,59 @@ function asking() {
   area.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) go(event);
   });
-  return el("form", { class: "composer", onsubmit: go }, area, el("div", { class: "row" }, el("div", { class: "pickers" }),
-    el("button", { type: "submit", class: "button main round", "aria-label": t("send") }, icon("send"))));
+  return el(
+    "form",
+    { class: "composer", onsubmit: go },
+    area,
+    el(
+      "div",
+      { class: "row" },
+      el("div", { class: "pickers" }),
+      el("button", { type: "submit", class: "button main round", "aria-label": t("send") }, icon("send")),
+    ),
+  );
 }
 
 /** Asks both; which model is left and which right is drawn by lot. */
 async function ask(prompt) {
   control?.abort();
-  const own = control = new AbortController();
+  const own = (control = new AbortController());
   const models = crypto.getRandomValues(new Uint8Array(1))[0] % 2 ? [...picked] : picked.toReversed();
   const sides = models.map((model) => ({ model, message: { role: "assistant", content: "", busy: true } }));
   round = { prompt, sides, voted: null };
   drawDuel();
   const asked = [{ role: "user", content: prompt }];
-  await Promise.all(sides.map((side) => {
-    const collection = side.model.startsWith("arriero:") ? side.model.slice("arriero:".length) : null;
-    const model = collection ? null : side.model;
-    return complete({ ...settings, model, collection }, asked, side.message, () => side.drawn?.update(), own.signal);
-  }));
+  await Promise.all(
+    sides.map((side) => {
+      const collection = side.model.startsWith("arriero:") ? side.model.slice("arriero:".length) : null;
+      const model = collection ? null : side.model;
+      return complete({ ...settings, model, collection }, asked, side.message, () => side.drawn?.update(), own.signal);
+    }),
+  );
   if (control === own) drawVotes();
 }
 
-const ripe = () => round && !round.voted && round.sides.every(({ message }) => !message.busy && message.content && !message.error);
+const ripe = () =>
+  round && !round.voted && round.sides.every(({ message }) => !message.busy && message.content && !message.error);
 
 function drawDuel() {
   if (!view || !round) return;
   const again = () => ask(round.prompt);
   const columns = round.sides.map((side, at) => {
     side.drawn = turn(side.message, { again, open: () => {}, blind: () => !round.voted });
-    return el("section", { class: "answer", "aria-label": t(at ? "right" : "left") },
-      el("h2", { "data-side": at }, t(at ? "right" : "left")), side.drawn.node);
+    return el(
+      "section",
+      { class: "answer", "aria-label": t(at ? "right" : "left") },
+      el("h2", { "data-side": at }, t(at ? "right" : "left")),
+      side.drawn.node,
+    );
   });
   view.votes = el("div", { class: "votes", role: "group", "aria-label": t("vote") });
-  view.duel.replaceChildren(el("div", { class: "bubble asked" }, round.prompt), el("div", { class: "two" }, columns), view.votes);
+  view.duel.replaceChildren(
+    el("div", { class: "bubble asked" }, round.prompt),
+    el("div", { class: "two" }, columns),
+    view.votes,
+  );
   drawVotes();
 }
 
@@ -131,10 +179,18 @@ function drawVotes() {
     return;
   }
   const busy = round.sides.some(({ message }) => message.busy);
-  view.votes.replaceChildren(...busy
-    ? [button(t("stop"), () => control?.abort(), { symbol: "stop" })]
-    : VOTES.map((vote, at) => el("button", { type: "button", class: "button", disabled: !ripe(), onclick: () => cast(vote) },
-      el("span", null, t(`vote.${vote}`)), el("kbd", null, String(at + 1)))));
+  view.votes.replaceChildren(
+    ...(busy
+      ? [button(t("stop"), () => control?.abort(), { symbol: "stop" })]
+      : VOTES.map((vote, at) =>
+          el(
+            "button",
+            { type: "button", class: "button", disabled: !ripe(), onclick: () => cast(vote) },
+            el("span", null, t(`vote.${vote}`)),
+            el("kbd", null, String(at + 1)),
+          ),
+        )),
+  );
 }
 
 /** Counts a vote, tells the names, and keeps it as a preference where the server keeps them. */
@@ -159,9 +215,16 @@ async function cast(vote) {
 async function keepVote({ prompt, sides }, vote) {
   const responses = sides.map(({ model, message }) => ({ text: message.content, model }));
   const messages = [{ role: "user", content: prompt }];
-  const pair = await call("api/preferences/pairs", { json: { messages, responses, kind: "helpfulness", source: "compare" } });
-  const json = { pair: pair.id, order: [1, 2], choice: vote === "right" ? 2 : 1,
-    degree: vote === "tie" ? "negligibly better" : "better", annotator: load("annotator") ?? "compare" };
+  const pair = await call("api/preferences/pairs", {
+    json: { messages, responses, kind: "helpfulness", source: "compare" },
+  });
+  const json = {
+    pair: pair.id,
+    order: [1, 2],
+    choice: vote === "right" ? 2 : 1,
+    degree: vote === "tie" ? "negligibly better" : "better",
+    annotator: load("annotator") ?? "compare",
+  };
   await call("api/preferences/judgements", { json });
 }
 
@@ -171,8 +234,10 @@ function reveal() {
     const won = round.voted === (at ? "right" : "left");
     node.replaceChildren(round.sides[at].model, won ? el("span", { class: "won" }, icon("check"), t("won")) : "");
   }
-  view.votes.replaceChildren(el("p", { role: "status" }, t(`voted.${round.voted}`)),
-    button(t("compare.again"), () => view.sheet.querySelector("textarea").focus(), { kind: "main" }));
+  view.votes.replaceChildren(
+    el("p", { role: "status" }, t(`voted.${round.voted}`)),
+    button(t("compare.again"), () => view.sheet.querySelector("textarea").focus(), { kind: "main" }),
+  );
 }
 
 /** Wins of each pair of models in this browser. */
@@ -189,11 +254,40 @@ function drawTally() {
     pairs.set(key, row);
   }
   if (!pairs.size) return view.tally.replaceChildren();
-  const rows = [...pairs.values()].map((row) => el("li", null,
-    el("div", { class: "names" }, el("span", null, `${row.one} · ${number(row.wins)}`), el("span", null, `${number(row.losses)} · ${row.other}`)),
-    split(row), el("span", { class: "soft small" }, t("tally.rest", { ties: number(row.ties), bad: number(row.bad) }))));
-  return view.tally.replaceChildren(el("div", { class: "card tally" }, el("div", { class: "bar-head" }, el("h2", null, t("tally")),
-    button(t("tally.clear"), () => { save("tally", []); drawTally(); }, { kind: "quiet" })), el("ul", null, rows)));
+  const rows = [...pairs.values()].map((row) =>
+    el(
+      "li",
+      null,
+      el(
+        "div",
+        { class: "names" },
+        el("span", null, `${row.one} · ${number(row.wins)}`),
+        el("span", null, `${number(row.losses)} · ${row.other}`),
+      ),
+      split(row),
+      el("span", { class: "soft small" }, t("tally.rest", { ties: number(row.ties), bad: number(row.bad) })),
+    ),
+  );
+  return view.tally.replaceChildren(
+    el(
+      "div",
+      { class: "card tally" },
+      el(
+        "div",
+        { class: "bar-head" },
+        el("h2", null, t("tally")),
+        button(
+          t("tally.clear"),
+          () => {
+            save("tally", []);
+            drawTally();
+          },
+          { kind: "quiet" },
+        ),
+      ),
+      el("ul", null, rows),
+    ),
+  );
 }
 
 function split({ wins, losses, ties, bad }) {
@@ -203,5 +297,11 @@ function split({ wins, losses, ties, bad }) {
     node.style.width = `${(share / total) * 100}%`;
     return node;
   };
-  return el("div", { class: "split", "aria-hidden": "true" }, part("one", wins), part("tie", ties + bad), part("other", losses));
+  return el(
+    "div",
+    { class: "split", "aria-hidden": "true" },
+    part("one", wins),
+    part("tie", ties + bad),
+    part("other", losses),
+  );
 }

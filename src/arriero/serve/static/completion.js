@@ -7,8 +7,14 @@ export const PLAIN = { temperature: 0.7, top_p: 0.95 };
 
 /** The request for the answer to `messages`. */
 export function bodyOf(settings, messages) {
-  const system = settings.system?.trim() && !settings.collection ? [{ role: "system", content: settings.system.trim() }] : [];
-  const body = { model: settings.model, messages: [...system, ...takeTurns(messages)], stream: true, stream_options: { include_usage: true } };
+  const system =
+    settings.system?.trim() && !settings.collection ? [{ role: "system", content: settings.system.trim() }] : [];
+  const body = {
+    model: settings.model,
+    messages: [...system, ...takeTurns(messages)],
+    stream: true,
+    stream_options: { include_usage: true },
+  };
   if (!settings.collection) Object.assign(body, PLAIN);
   for (const name of ["temperature", "top_p", "max_tokens", "seed"]) {
     if (settings[name] !== null && settings[name] !== undefined) body[name] = settings[name];
@@ -21,11 +27,11 @@ export function bodyOf(settings, messages) {
   return body;
 }
 
-/** Questions with their answers, and the last question: one that was never answered is left out, as templates want it. */
+/** Questions with their answers, and the last question: one without an answer is left out, as templates want it. */
 function takeTurns(messages) {
-  const turns = messages.filter((message, at) => message.role === "user"
-    ? at === messages.length - 1 || messages[at + 1].content
-    : message.content);
+  const turns = messages.filter((message, at) =>
+    message.role === "user" ? at === messages.length - 1 || messages[at + 1].content : message.content,
+  );
   return turns.map(({ role, content }) => ({ role, content }));
 }
 

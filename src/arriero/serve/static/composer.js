@@ -47,45 +47,86 @@ export function composer(acts) {
 
 function pick(settings, offered, changed) {
   if (!offered) return [];
-  const set = (name) => (value) => { settings[name] = value || null; changed(); };
+  const set = (name) => (value) => {
+    settings[name] = value || null;
+    changed();
+  };
   const documents = [["", t("documents.none")], ...offered.collections.map((name) => [name, name])];
   return [
-    select(offered.models.map((id) => [id, id]), settings.model, set("model"), { "aria-label": t("model"), title: t("model") }),
+    select(
+      offered.models.map((id) => [id, id]),
+      settings.model,
+      set("model"),
+      { "aria-label": t("model"), title: t("model") },
+    ),
     offered.collections.length
-      ? select(documents, settings.collection ?? "", set("collection"), { "aria-label": t("documents.from"), title: t("documents.from") })
-      : el("a", { class: "button quiet", href: "#/documents" }, icon("documents"), el("span", null, t("documents.add"))),
-    button(t("settings"), () => openSettings(settings, changed), { bare: true, symbol: "sliders", kind: settings.system && !settings.collection ? "set" : "" }),
+      ? select(documents, settings.collection ?? "", set("collection"), {
+          "aria-label": t("documents.from"),
+          title: t("documents.from"),
+        })
+      : el(
+          "a",
+          { class: "button quiet", href: "#/documents" },
+          icon("documents"),
+          el("span", null, t("documents.add")),
+        ),
+    button(t("settings"), () => openSettings(settings, changed), {
+      bare: true,
+      symbol: "sliders",
+      kind: settings.system && !settings.collection ? "set" : "",
+    }),
   ];
 }
 
 const NUMBERS = [
-  ["temperature", { min: 0, max: 2, step: 0.05 }], ["top_p", { min: 0.01, max: 1, step: 0.01 }],
-  ["max_tokens", { min: 1, max: 1_000_000, step: 1 }], ["seed", { min: 0, max: 2 ** 31 - 1, step: 1 }],
+  ["temperature", { min: 0, max: 2, step: 0.05 }],
+  ["top_p", { min: 0.01, max: 1, step: 0.01 }],
+  ["max_tokens", { min: 1, max: 1_000_000, step: 1 }],
+  ["seed", { min: 0, max: 2 ** 31 - 1, step: 1 }],
   ["k", { min: 1, max: 50, step: 1 }],
 ];
 
 /** The system prompt and how an answer is sampled; an empty field leaves it to the server. */
 export async function openSettings(settings, changed, { system = true } = {}) {
   await openDialog(t("settings"), (close) => {
-    const prompt = system && !settings.collection && textarea({
-      value: settings.system, rows: 3, placeholder: t("system.placeholder"),
-      oninput: (event) => { settings.system = event.target.value; },
-    });
+    const prompt =
+      system &&
+      !settings.collection &&
+      textarea({
+        value: settings.system,
+        rows: 3,
+        placeholder: t("system.placeholder"),
+        oninput: (event) => {
+          settings.system = event.target.value;
+        },
+      });
     const numbers = NUMBERS.filter(([name]) => name !== "k" || settings.collection).map(([name, limits]) => {
       const read = ({ target }) => {
         if (target.value === "") settings[name] = null;
         else if (target.checkValidity()) settings[name] = Number(target.value);
       };
-      const input = el("input", { type: "number", inputmode: "decimal", value: settings[name] ?? "", placeholder: (settings.collection ? null : PLAIN[name]) ?? t("set.auto"), ...limits, oninput: read, name });
+      const input = el("input", {
+        type: "number",
+        inputmode: "decimal",
+        value: settings[name] ?? "",
+        placeholder: (settings.collection ? null : PLAIN[name]) ?? t("set.auto"),
+        ...limits,
+        oninput: read,
+        name,
+      });
       return field(t(`set.${name}`), input, t(`set.${name}.hint`));
     });
     const done = (event) => {
       event.preventDefault();
       if (event.target.reportValidity()) close();
     };
-    return el("form", { class: "settings", novalidate: true, onsubmit: done },
-      prompt && field(t("system"), prompt), el("div", { class: "grid" }, numbers),
-      el("div", { class: "actions" }, el("button", { class: "button main", type: "submit" }, t("done"))));
+    return el(
+      "form",
+      { class: "settings", novalidate: true, onsubmit: done },
+      prompt && field(t("system"), prompt),
+      el("div", { class: "grid" }, numbers),
+      el("div", { class: "actions" }, el("button", { class: "button main", type: "submit" }, t("done"))),
+    );
   });
   changed();
 }

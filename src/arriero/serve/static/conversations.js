@@ -7,13 +7,23 @@ const TITLE_LENGTH = 60;
 
 /** What is null is left to `PLAIN`, or, where documents answer, to the server. */
 export const DEFAULTS = {
-  model: null, collection: null, system: "", temperature: null, top_p: null, max_tokens: null, seed: null, k: null,
+  model: null,
+  collection: null,
+  system: "",
+  temperature: null,
+  top_p: null,
+  max_tokens: null,
+  seed: null,
+  k: null,
 };
 
 /** All conversations, the latest first. */
 export function all() {
-  return keysOf(START).map((id) => load(START + id)).filter((one) => Array.isArray(one?.messages))
-    .map(settle).sort((one, other) => other.changed - one.changed);
+  return keysOf(START)
+    .map((id) => load(START + id))
+    .filter((one) => Array.isArray(one?.messages))
+    .map(settle)
+    .sort((one, other) => other.changed - one.changed);
 }
 
 /** An answer that a closed page cut off was stopped. */

@@ -10,7 +10,10 @@ import { add, clear, finished, retry, uploadsOf, watchUploads } from "./uploads.
 
 const FILTER_FROM = 8;
 
-export const keys = [["n", "keys.collection"], ["u", "keys.upload"]];
+export const keys = [
+  ["n", "keys.collection"],
+  ["u", "keys.upload"],
+];
 
 let collections = [];
 let chosen = load("collection");
@@ -20,7 +23,11 @@ let view = null;
 export function mount(main) {
   const sheet = el("div", { class: "sheet" });
   view = { sheet, list: el("div"), uploads: el("div", { class: "uploads" }) };
-  sheet.append(el("h1", null, t("nav.documents")), el("p", { class: "lead" }, t("documents.lead")), el("p", { class: "soft" }, t("loading")));
+  sheet.append(
+    el("h1", null, t("nav.documents")),
+    el("p", { class: "lead" }, t("documents.lead")),
+    el("p", { class: "soft" }, t("loading")),
+  );
   main.append(sheet);
   watchUploads((done) => {
     drawUploads();
@@ -29,7 +36,10 @@ export function mount(main) {
     refresh();
   });
   refresh();
-  return () => { view = null; watchUploads(() => {}); };
+  return () => {
+    view = null;
+    watchUploads(() => {});
+  };
 }
 
 /** A key that the page knows. */
@@ -60,13 +70,31 @@ function draw() {
     view.sheet.replaceChildren(...head, emptiness());
     return;
   }
-  const tabs = collections.map((one) => el("button", {
-    type: "button", class: "pill", "aria-pressed": String(one.name === chosen), onclick: () => choose(one.name),
-  }, el("span", null, one.name), el("span", { class: "soft small" }, count("documents.count", one.documents))));
-  view.sheet.replaceChildren(...head,
-    el("div", { class: "pills", role: "group", "aria-label": t("collections") }, tabs,
-      button(t("collection.new"), makeCollection, { symbol: "plus", kind: "quiet" })),
-    dropZone(), view.uploads, view.list);
+  const tabs = collections.map((one) =>
+    el(
+      "button",
+      {
+        type: "button",
+        class: "pill",
+        "aria-pressed": String(one.name === chosen),
+        onclick: () => choose(one.name),
+      },
+      el("span", null, one.name),
+      el("span", { class: "soft small" }, count("documents.count", one.documents)),
+    ),
+  );
+  view.sheet.replaceChildren(
+    ...head,
+    el(
+      "div",
+      { class: "pills", role: "group", "aria-label": t("collections") },
+      tabs,
+      button(t("collection.new"), makeCollection, { symbol: "plus", kind: "quiet" }),
+    ),
+    dropZone(),
+    view.uploads,
+    view.list,
+  );
   drawUploads();
   drawDocuments();
 }
@@ -80,13 +108,21 @@ function choose(name) {
 
 /** The first step, where there is nothing yet. */
 function emptiness() {
-  return el("div", { class: "empty" }, icon("documents"), el("h2", null, t("documents.empty")),
+  return el(
+    "div",
+    { class: "empty" },
+    icon("documents"),
+    el("h2", null, t("documents.empty")),
     el("p", { class: "soft" }, t("documents.empty.hint")),
-    button(t("collection.first"), makeCollection, { kind: "main", symbol: "plus" }));
+    button(t("collection.first"), makeCollection, { kind: "main", symbol: "plus" }),
+  );
 }
 
 async function makeCollection() {
-  const name = await askLine(t("collection.new"), t("collection.name"), { hint: t("collection.name.hint"), action: t("collection.make") });
+  const name = await askLine(t("collection.new"), t("collection.name"), {
+    hint: t("collection.name.hint"),
+    action: t("collection.make"),
+  });
   if (!name) return;
   try {
     await call("api/collections", { json: { name } });
@@ -101,12 +137,27 @@ async function makeCollection() {
 /** Where files are dropped or chosen. */
 function dropZone() {
   const input = el("input", {
-    type: "file", multiple: true, class: "unseen", "aria-label": t("upload.choose"),
-    onchange: () => { add(chosen, [...input.files]); input.value = ""; },
+    type: "file",
+    multiple: true,
+    class: "unseen",
+    "aria-label": t("upload.choose"),
+    onchange: () => {
+      add(chosen, [...input.files]);
+      input.value = "";
+    },
   });
-  const zone = el("label", { class: "drop" }, input, icon("upload"), el("strong", null, t("upload.drop", { name: chosen })),
-    el("span", { class: "soft small" }, t("upload.kinds")));
-  const over = (event) => { event.preventDefault(); zone.classList.add("over"); };
+  const zone = el(
+    "label",
+    { class: "drop" },
+    input,
+    icon("upload"),
+    el("strong", null, t("upload.drop", { name: chosen })),
+    el("span", { class: "soft small" }, t("upload.kinds")),
+  );
+  const over = (event) => {
+    event.preventDefault();
+    zone.classList.add("over");
+  };
   zone.addEventListener("dragenter", over);
   zone.addEventListener("dragover", over);
   zone.addEventListener("dragleave", () => zone.classList.remove("over"));
@@ -124,13 +175,23 @@ function drawUploads() {
   const rows = files.map((one) => {
     const bar = el("i", { class: "bar" });
     bar.style.width = `${(one.state === "waiting" ? 0 : one.share) * 100}%`;
-    return el("li", { class: one.state },
-      el("div", { class: "name" }, el("strong", null, one.name), el("span", { class: "soft small" }, t(`upload.${one.state}`))),
+    return el(
+      "li",
+      { class: one.state },
+      el(
+        "div",
+        { class: "name" },
+        el("strong", null, one.name),
+        el("span", { class: "soft small" }, t(`upload.${one.state}`)),
+      ),
       finished(one) ? null : el("span", { class: "track", "aria-hidden": "true" }, bar),
-      one.error && fault({ message: one.error }, () => retry(one)));
+      one.error && fault({ message: one.error }, () => retry(one)),
+    );
   });
-  view.uploads.replaceChildren(...(rows.length ? [el("ul", null, rows)] : []),
-    ...(files.some(finished) ? [button(t("upload.clear"), () => clear(chosen), { kind: "link" })] : []));
+  view.uploads.replaceChildren(
+    ...(rows.length ? [el("ul", null, rows)] : []),
+    ...(files.some(finished) ? [button(t("upload.clear"), () => clear(chosen), { kind: "link" })] : []),
+  );
 }
 
 async function drawDocuments() {
@@ -143,36 +204,68 @@ async function drawDocuments() {
     return;
   }
   if (!view || name !== chosen) return;
-  const list = el("ul", { class: "documents" }, held.map((one) => row(name, one)));
+  const list = el(
+    "ul",
+    { class: "documents" },
+    held.map((one) => row(name, one)),
+  );
   const search = el("input", {
-    type: "search", placeholder: t("documents.filter"), "aria-label": t("documents.filter"),
-    oninput: () => [...list.children].forEach((item, at) => {
-      item.hidden = !held[at].name.toLowerCase().includes(search.value.trim().toLowerCase());
-    }),
+    type: "search",
+    placeholder: t("documents.filter"),
+    "aria-label": t("documents.filter"),
+    oninput: () =>
+      [...list.children].forEach((item, at) => {
+        item.hidden = !held[at].name.toLowerCase().includes(search.value.trim().toLowerCase());
+      }),
   });
   view.list.replaceChildren(
-    el("div", { class: "bar-head" }, el("h2", null, name),
-      el("div", { class: "actions" }, button(t("delete.named", { name }), () => dropCollection(name), { bare: true, symbol: "trash" }),
-        held.length ? button(t("documents.ask"), () => openWith(name), { kind: "main", symbol: "chat" }) : null)),
+    el(
+      "div",
+      { class: "bar-head" },
+      el("h2", null, name),
+      el(
+        "div",
+        { class: "actions" },
+        button(t("delete.named", { name }), () => dropCollection(name), { bare: true, symbol: "trash" }),
+        held.length ? button(t("documents.ask"), () => openWith(name), { kind: "main", symbol: "chat" }) : null,
+      ),
+    ),
     ...(held.length >= FILTER_FROM ? [search] : []),
-    held.length ? list : el("p", { class: "soft" }, t("collection.empty")));
+    held.length ? list : el("p", { class: "soft" }, t("collection.empty")),
+  );
 }
 
 function row(collection, one) {
-  const facts = [one.pages && count("documents.pages", one.pages), count("documents.passages", one.passages),
-    one.bytes !== null && one.bytes !== undefined && bytes(one.bytes), one.added && ago(one.added)];
-  return el("li", null, icon("documents"),
-    el("div", null, el("strong", null, one.name), el("span", { class: "soft small" }, facts.filter(Boolean).join(" · "))),
-    button(t("delete.named", { name: one.name }), () => dropDocument(collection, one.name), { bare: true, symbol: "trash" }));
+  const facts = [
+    one.pages && count("documents.pages", one.pages),
+    count("documents.passages", one.passages),
+    one.bytes !== null && one.bytes !== undefined && bytes(one.bytes),
+    one.added && ago(one.added),
+  ];
+  return el(
+    "li",
+    null,
+    icon("documents"),
+    el(
+      "div",
+      null,
+      el("strong", null, one.name),
+      el("span", { class: "soft small" }, facts.filter(Boolean).join(" · ")),
+    ),
+    button(t("delete.named", { name: one.name }), () => dropDocument(collection, one.name), {
+      bare: true,
+      symbol: "trash",
+    }),
+  );
 }
 
 async function dropDocument(collection, name) {
-  if (!await confirmLoss(t("delete.document"), t("delete.document.hint", { name }), t("delete"))) return;
+  if (!(await confirmLoss(t("delete.document"), t("delete.document.hint", { name }), t("delete")))) return;
   await drop(pathOf(collection, "documents", name), name);
 }
 
 async function dropCollection(name) {
-  if (!await confirmLoss(t("delete.collection"), t("delete.collection.hint", { name }), t("delete"))) return;
+  if (!(await confirmLoss(t("delete.collection"), t("delete.collection.hint", { name }), t("delete")))) return;
   await drop(pathOf(name), name);
 }
 

@@ -57,14 +57,23 @@ export function icon(name) {
 /** A button with words, with an icon, or with both; an icon alone has its words as a name. */
 export function button(words, press, { kind = "", symbol = null, bare = false, ...props } = {}) {
   const named = bare ? { "aria-label": words, title: props.title ?? words } : {};
-  return el("button", { type: "button", class: `button ${bare ? "bare" : ""} ${kind}`, onclick: press, ...named, ...props },
-    symbol && icon(symbol), bare ? null : el("span", null, words));
+  return el(
+    "button",
+    { type: "button", class: `button ${bare ? "bare" : ""} ${kind}`, onclick: press, ...named, ...props },
+    symbol && icon(symbol),
+    bare ? null : el("span", null, words),
+  );
 }
 
 /** A label above its control. */
 export function field(words, control, hint = null) {
-  return el("label", { class: "field" }, el("span", { class: "label" }, words), control,
-    hint && el("span", { class: "hint" }, hint));
+  return el(
+    "label",
+    { class: "field" },
+    el("span", { class: "label" }, words),
+    control,
+    hint && el("span", { class: "hint" }, hint),
+  );
 }
 
 /** A list to choose from: `choices` are [value, words]. */

@@ -7,11 +7,17 @@ import { percent, t } from "./language.js";
 
 /** The button of a marker such as [1]; it opens the passage. */
 export function marker(n, citation, open) {
-  return el("button", {
-    type: "button", class: "marker", "aria-label": t("cite", { n, place: place(citation) }),
-    title: `${place(citation)}${citation.quote ? `\n“${citation.quote}”` : ""}`,
-    onclick: () => open(citation),
-  }, String(n));
+  return el(
+    "button",
+    {
+      type: "button",
+      class: "marker",
+      "aria-label": t("cite", { n, place: place(citation) }),
+      title: `${place(citation)}${citation.quote ? `\n“${citation.quote}”` : ""}`,
+      onclick: () => open(citation),
+    },
+    String(n),
+  );
 }
 
 /** "report.pdf, page 3, Results". */
@@ -27,16 +33,38 @@ export function evidence({ passages = [], citations = [], grounded, refused }, o
     const bar = el("i", { class: "bar" });
     bar.style.width = `${(posterior ?? 0) * 100}%`;
     const cited = quotes.get(passage.passage_id);
-    const name = el("span", { class: "place" }, place(passage),
-      cited && el("span", { class: "number" }, String(cited.marker ?? cited.number)));
-    const share = posterior === undefined || posterior === null ? null : el("span", { class: "share" }, percent(posterior));
-    return el("li", null, el("button", { type: "button", onclick: () => open({ ...passage, ...cited }) },
-      name, share, el("span", { class: "track", "aria-hidden": "true" }, bar)));
+    const name = el(
+      "span",
+      { class: "place" },
+      place(passage),
+      cited && el("span", { class: "number" }, String(cited.marker ?? cited.number)),
+    );
+    const share =
+      posterior === undefined || posterior === null ? null : el("span", { class: "share" }, percent(posterior));
+    return el(
+      "li",
+      null,
+      el(
+        "button",
+        { type: "button", onclick: () => open({ ...passage, ...cited }) },
+        name,
+        share,
+        el("span", { class: "track", "aria-hidden": "true" }, bar),
+      ),
+    );
   });
-  return el("div", { class: "evidence" },
+  return el(
+    "div",
+    { class: "evidence" },
     !refused && grounded && el("p", { class: `grounded ${grounded}` }, t(`grounded.${grounded}`)),
-    rows.length > 0 && el("details", { open: true }, el("summary", { title: t("posterior.title") }, t("posterior")),
-      el("ol", { class: "posterior" }, rows)));
+    rows.length > 0 &&
+      el(
+        "details",
+        { open: true },
+        el("summary", { title: t("posterior.title") }, t("posterior")),
+        el("ol", { class: "posterior" }, rows),
+      ),
+  );
 }
 
 /** Shows a passage in its page, beside the conversation; the passage and the quote in it are marked. */
@@ -54,16 +82,34 @@ export async function showPassage(panel, collection, passage) {
   panel.setAttribute("aria-label", place(passage));
   const closing = button(t("close"), close, { bare: true, symbol: "close" });
   const body = el("div", { class: "page-text", tabindex: 0 }, el("p", { class: "soft" }, t("loading")));
-  panel.replaceChildren(el("header", null, el("div", null, el("h2", null, passage.document),
-    el("p", { class: "soft" }, [passage.page && t("page", { n: passage.page }), passage.section].filter(Boolean).join(" · "))),
-  closing), body);
+  panel.replaceChildren(
+    el(
+      "header",
+      null,
+      el(
+        "div",
+        null,
+        el("h2", null, passage.document),
+        el(
+          "p",
+          { class: "soft" },
+          [passage.page && t("page", { n: passage.page }), passage.section].filter(Boolean).join(" · "),
+        ),
+      ),
+      closing,
+    ),
+    body,
+  );
   closing.focus();
   try {
     const path = `api/collections/${encodeURIComponent(collection)}/passages/${passage.passage_id}`;
     body.replaceChildren(...markPage(await call(path), passage.quote));
     body.querySelector("mark")?.scrollIntoView({ block: "center" });
   } catch (error) {
-    body.replaceChildren(fault(error, () => showPassage(panel, collection, passage)), el("p", null, passage.text ?? passage.quote ?? ""));
+    body.replaceChildren(
+      fault(error, () => showPassage(panel, collection, passage)),
+      el("p", null, passage.text ?? passage.quote ?? ""),
+    );
   }
 }
 

@@ -37,13 +37,18 @@ export function number(value, digits = 0) {
 /** A share of 1 as percent. */
 export function percent(value) {
   if (value > 0 && value < 0.001) return `<${percent(0.001)}`;
-  return new Intl.NumberFormat(language(), { style: "percent", maximumFractionDigits: value < 0.1 ? 1 : 0 }).format(value);
+  return new Intl.NumberFormat(language(), { style: "percent", maximumFractionDigits: value < 0.1 ? 1 : 0 }).format(
+    value,
+  );
 }
 
 /** A size, in binary units. */
 export function bytes(value) {
   let unit = 0;
-  while (value >= 1024 && unit < 3) { value /= 1024; unit += 1; }
+  while (value >= 1024 && unit < 3) {
+    value /= 1024;
+    unit += 1;
+  }
   return `${number(value, unit ? 1 : 0)} ${["B", "KiB", "MiB", "GiB"][unit]}`;
 }
 
@@ -52,7 +57,11 @@ export function ago(moment) {
   const then = typeof moment === "number" ? moment * 1000 : Date.parse(moment);
   if (!Number.isFinite(then)) return "";
   const seconds = (then - Date.now()) / 1000;
-  const units = [["day", 86400], ["hour", 3600], ["minute", 60]];
+  const units = [
+    ["day", 86400],
+    ["hour", 3600],
+    ["minute", 60],
+  ];
   const [unit, size] = units.find(([, each]) => Math.abs(seconds) >= each) ?? ["second", 1];
   return new Intl.RelativeTimeFormat(language(), { numeric: "auto" }).format(Math.trunc(seconds / size), unit);
 }

@@ -1,5 +1,5 @@
 // Markdown as models write it, made into elements: headings, lists, tables, quotes, code, emphasis, links.
-// Every word goes in as text, so HTML in an answer is shown and never run. Images become their words: nothing is fetched.
+// Every word goes in as text, so HTML in an answer is shown and never run. Images become links: nothing is fetched.
 
 import { button, el } from "./dom.js";
 import { t } from "./language.js";
@@ -12,19 +12,24 @@ const DIVIDER = /^\s*\|?\s*:?-{2,}:?\s*(\|\s*:?-{2,}:?\s*)*\|?\s*$/;
 const DEEPEST = 8;
 
 // Bounded spans keep this linear in the text, whatever a model repeats.
-const INLINE = new RegExp([
-  /\\(?<plain>[\\`*_~[\](){}#>+.!|-])/,
-  /(?<ticks>`{1,3})(?<code>[^`][^]{0,2000}?)\k<ticks>(?!`)/,
-  /\*\*(?=\S)(?<strong>[^]{0,1000}?\S)\*\*/,
-  /~~(?=\S)(?<gone>[^]{0,1000}?\S)~~/,
-  /\*(?=[^\s*])(?<star>[^*]{0,1000}?[^\s*])\*/,
-  /(?<![\p{L}\p{N}_])_(?=[^\s_])(?<score>[^_]{0,1000}?[^\s_])_(?![\p{L}\p{N}_])/,
-  /!?\[(?<words>[^\]\n]{1,500})\]\((?<target>[^)\s]{1,2000})(?:\s+"[^"\n]{0,200}")?\)/,
-  /\[(?<cited>\d{1,3})\]/,
-  /(?<address>https?:\/\/[^\s<>()"'`]{1,2000}[^\s<>()"'`.,;:!?])/,
-].map((part) => part.source).join("|"), "gu");
+const INLINE = new RegExp(
+  [
+    /\\(?<plain>[\\`*_~[\](){}#>+.!|-])/,
+    /(?<ticks>`{1,3})(?<code>[^`][^]{0,2000}?)\k<ticks>(?!`)/,
+    /\*\*(?=\S)(?<strong>[^]{0,1000}?\S)\*\*/,
+    /~~(?=\S)(?<gone>[^]{0,1000}?\S)~~/,
+    /\*(?=[^\s*])(?<star>[^*]{0,1000}?[^\s*])\*/,
+    /(?<![\p{L}\p{N}_])_(?=[^\s_])(?<score>[^_]{0,1000}?[^\s_])_(?![\p{L}\p{N}_])/,
+    /!?\[(?<words>[^\]\n]{1,500})\]\((?<target>[^)\s]{1,2000})(?:\s+"[^"\n]{0,200}")?\)/,
+    /\[(?<cited>\d{1,3})\]/,
+    /(?<address>https?:\/\/[^\s<>()"'`]{1,2000}[^\s<>()"'`.,;:!?])/,
+  ]
+    .map((part) => part.source)
+    .join("|"),
+  "gu",
+);
 
-/** The elements of a text; `cite` makes the element for a marker such as [1], or nothing where there is no such source. */
+/** The elements of a text; `cite` makes the element for a marker such as [1], or nothing where there is none. */
 export function render(text, cite = () => null) {
   return blocks(text.replaceAll("\r\n", "\n").split("\n"), cite, 0);
 }
@@ -34,9 +39,14 @@ function blocks(lines, cite, depth) {
   let at = 0;
   while (at < lines.length) {
     const line = lines[at];
-    const [node, next] = !line.trim() ? [null, at + 1]
-      : readFence(lines, at) ?? readHeading(lines, at, cite) ?? readQuote(lines, at, cite, depth)
-      ?? readList(lines, at, cite, depth) ?? readTable(lines, at, cite) ?? readParagraph(lines, at, cite);
+    const [node, next] = !line.trim()
+      ? [null, at + 1]
+      : (readFence(lines, at) ??
+        readHeading(lines, at, cite) ??
+        readQuote(lines, at, cite, depth) ??
+        readList(lines, at, cite, depth) ??
+        readTable(lines, at, cite) ??
+        readParagraph(lines, at, cite));
     if (node) made.push(node);
     at = next;
   }
@@ -59,12 +69,20 @@ function closes(line, fence) {
 
 /** A block of code with a button that copies it. */
 function codeBlock(code, name) {
-  const copied = button(t("copy"), async () => {
-    await copyText(code);
-    copied.lastChild.textContent = t("copied");
-  }, { symbol: "copy", kind: "quiet" });
-  return el("div", { class: "code" }, el("header", null, el("span", null, name), copied),
-    el("pre", { tabindex: 0 }, el("code", null, code)));
+  const copied = button(
+    t("copy"),
+    async () => {
+      await copyText(code);
+      copied.lastChild.textContent = t("copied");
+    },
+    { symbol: "copy", kind: "quiet" },
+  );
+  return el(
+    "div",
+    { class: "code" },
+    el("header", null, el("span", null, name), copied),
+    el("pre", { tabindex: 0 }, el("code", null, code)),
+  );
 }
 
 /** Puts text on the clipboard; where the page may not (plain HTTP from another machine), through a selection. */
@@ -107,7 +125,8 @@ function readList(lines, at, cite, depth) {
     const starts = item && item[1].length <= indent + 1 && /\d/.test(item[2]) === ordered;
     if (starts && item[1].length < indent) break;
     if (starts) items.push([item[3]]);
-    else if (belongs(lines, end, indent)) items.at(-1).push(lines[end].replace(new RegExp(`^\\s{0,${indent + 4}}`), ""));
+    else if (belongs(lines, end, indent))
+      items.at(-1).push(lines[end].replace(new RegExp(`^\\s{0,${indent + 4}}`), ""));
     else break;
     end += 1;
   }
@@ -118,7 +137,7 @@ function readList(lines, at, cite, depth) {
 
 /** Whether a line goes on with the item above: it is indented, or blank before one that is. */
 function belongs(lines, at, indent) {
-  const line = lines[at].trim() ? lines[at] : lines[at + 1] ?? "";
+  const line = lines[at].trim() ? lines[at] : (lines[at + 1] ?? "");
   if (!line.trim()) return false;
   const depth = /^\s*/.exec(line)[0].length;
   return depth > indent || (!lines[at].trim() && ITEM.test(line) && depth >= indent);
@@ -140,13 +159,37 @@ function readTable(lines, at, cite) {
   let end = at + 2;
   while (end < lines.length && lines[end].includes("|")) end += 1;
   const rows = lines.slice(at + 2, end).map(cells);
-  const row = (tag, texts) => el("tr", null, head.map((_, column) => el(tag, null, inline(texts[column] ?? "", cite))));
-  return [el("div", { class: "scroll", tabindex: 0 }, el("table", null,
-    el("thead", null, row("th", head)), el("tbody", null, rows.map((texts) => row("td", texts))))), end];
+  const row = (tag, texts) =>
+    el(
+      "tr",
+      null,
+      head.map((_, column) => el(tag, null, inline(texts[column] ?? "", cite))),
+    );
+  return [
+    el(
+      "div",
+      { class: "scroll", tabindex: 0 },
+      el(
+        "table",
+        null,
+        el("thead", null, row("th", head)),
+        el(
+          "tbody",
+          null,
+          rows.map((texts) => row("td", texts)),
+        ),
+      ),
+    ),
+    end,
+  ];
 }
 
 function cells(line) {
-  return line.trim().replace(/^\||\|$/g, "").split(/(?<!\\)\|/).map((cell) => cell.trim());
+  return line
+    .trim()
+    .replace(/^\||\|$/g, "")
+    .split(/(?<!\\)\|/)
+    .map((cell) => cell.trim());
 }
 
 function readParagraph(lines, at, cite) {

@@ -14,7 +14,10 @@ const PORTION = 1000;
 /** What steps count by, and what tells nothing as a curve. */
 const NO_CURVE = new Set(["step", "time", "seconds", "tokens", "skipped", "finished"]);
 
-export const keys = [["l", "keys.log"], ["← · →", "keys.point"]];
+export const keys = [
+  ["l", "keys.log"],
+  ["← · →", "keys.point"],
+];
 
 let view = null;
 let runs = [];
@@ -27,12 +30,23 @@ let log = load("log-scale", false);
 /** Draws the page; returns what takes it away. */
 export function mount(main) {
   const drawing = chart();
-  view = { body: el("div"), list: el("ul", { class: "runs", "aria-label": t("nav.runs") }), detail: el("section"), drawing };
-  main.append(el("div", { class: "sheet" }, el("h1", null, t("nav.runs")), el("p", { class: "lead" }, t("runs.lead")), view.body));
+  view = {
+    body: el("div"),
+    list: el("ul", { class: "runs", "aria-label": t("nav.runs") }),
+    detail: el("section"),
+    drawing,
+  };
+  main.append(
+    el("div", { class: "sheet" }, el("h1", null, t("nav.runs")), el("p", { class: "lead" }, t("runs.lead")), view.body),
+  );
   view.body.append(el("p", { class: "soft" }, t("loading")));
   held = { name: null, steps: [], validations: [], next: 0 };
   begin();
-  return () => { clearTimeout(view.timer); drawing.close(); view = null; };
+  return () => {
+    clearTimeout(view.timer);
+    drawing.close();
+    view = null;
+  };
 }
 
 /** A key that the page knows. */
@@ -52,8 +66,16 @@ async function begin() {
   }
   if (!view) return;
   if (!runs.length) {
-    view.body.replaceChildren(el("div", { class: "empty" }, icon("runs"), el("h2", null, t("runs.none")),
-      el("p", { class: "soft" }, t("runs.none.hint")), el("code", null, "arriero serve --runs runs")));
+    view.body.replaceChildren(
+      el(
+        "div",
+        { class: "empty" },
+        icon("runs"),
+        el("h2", null, t("runs.none")),
+        el("p", { class: "soft" }, t("runs.none.hint")),
+        el("code", null, "arriero serve --runs runs"),
+      ),
+    );
     return;
   }
   view.body.replaceChildren(el("div", { class: "with-list" }, view.list, view.detail));
@@ -72,12 +94,37 @@ function show(name) {
 }
 
 function drawList() {
-  view.list.replaceChildren(...runs.map((run) => el("li", null, el("button", {
-    type: "button", "aria-pressed": String(run.name === chosen), onclick: () => show(run.name),
-  }, el("strong", null, run.name), el("span", { class: "soft small" }, [
-    run.kind, t(`run.${run.state}`), run.steps && t("run.steps", { step: number(run.step), steps: number(run.steps) }),
-    run.loss !== null && run.loss !== undefined && t("run.loss", { loss: short(run.loss) }), run.updated && ago(run.updated),
-  ].filter(Boolean).join(" · ")), run.steps ? el("progress", { value: run.step, max: run.steps, "aria-hidden": "true" }) : null))));
+  view.list.replaceChildren(
+    ...runs.map((run) =>
+      el(
+        "li",
+        null,
+        el(
+          "button",
+          {
+            type: "button",
+            "aria-pressed": String(run.name === chosen),
+            onclick: () => show(run.name),
+          },
+          el("strong", null, run.name),
+          el(
+            "span",
+            { class: "soft small" },
+            [
+              run.kind,
+              t(`run.${run.state}`),
+              run.steps && t("run.steps", { step: number(run.step), steps: number(run.steps) }),
+              run.loss !== null && run.loss !== undefined && t("run.loss", { loss: short(run.loss) }),
+              run.updated && ago(run.updated),
+            ]
+              .filter(Boolean)
+              .join(" · "),
+          ),
+          run.steps ? el("progress", { value: run.step, max: run.steps, "aria-hidden": "true" }) : null,
+        ),
+      ),
+    ),
+  );
 }
 
 /** Asks for the lines that are new, and again after a while as long as the run grows. */
@@ -115,7 +162,8 @@ function drawState() {
 function metricsOf({ steps, validations }) {
   const names = new Set(["loss"]);
   for (const row of [steps.at(-1), validations.at(-1)]) {
-    for (const [name, value] of Object.entries(row ?? {})) if (typeof value === "number" && !NO_CURVE.has(name)) names.add(name);
+    for (const [name, value] of Object.entries(row ?? {}))
+      if (typeof value === "number" && !NO_CURVE.has(name)) names.add(name);
   }
   return [...names];
 }
@@ -129,12 +177,33 @@ function drawFrame() {
   const names = metricsOf(held);
   if (!names.includes(metric)) metric = "loss";
   view.legend = el("ul", { class: "legend" });
-  const picker = select(names.map((name) => [name, name]), metric, (name) => { metric = name; drawCurves(); });
-  const scale = el("input", { type: "checkbox", checked: log, onchange: () => { log = scale.checked; save("log-scale", log); drawCurves(); } });
+  const picker = select(
+    names.map((name) => [name, name]),
+    metric,
+    (name) => {
+      metric = name;
+      drawCurves();
+    },
+  );
+  const scale = el("input", {
+    type: "checkbox",
+    checked: log,
+    onchange: () => {
+      log = scale.checked;
+      save("log-scale", log);
+      drawCurves();
+    },
+  });
   view.detail.replaceChildren(
-    el("div", { class: "bar-head" }, el("h2", null, chosen), button(t("report"), () => showReport(chosen), { symbol: "documents" })),
+    el(
+      "div",
+      { class: "bar-head" },
+      el("h2", null, chosen),
+      button(t("report"), () => showReport(chosen), { symbol: "documents" }),
+    ),
     el("div", { class: "line" }, field(t("metric"), picker), el("label", { class: "check" }, scale, t("keys.log"))),
-    el("figure", { class: "card" }, view.legend, view.drawing.node));
+    el("figure", { class: "card" }, view.legend, view.drawing.node),
+  );
   view.drawn = chosen;
 }
 
@@ -149,7 +218,11 @@ function drawCurves() {
     { label: t("curve.validation"), kind: "other", points: of(held.validations) },
   ].filter(({ points }) => points.length);
   view.plotted = true;
-  view.legend.replaceChildren(...curves.map(({ label, kind, points }) => el("li", { class: kind }, el("i"), `${label} ${short(points.at(-1)[1])}`)));
+  view.legend.replaceChildren(
+    ...curves.map(({ label, kind, points }) =>
+      el("li", { class: kind }, el("i"), `${label} ${short(points.at(-1)[1])}`),
+    ),
+  );
   if (!curves.length) view.legend.replaceChildren(el("li", { class: "soft" }, t("run.waiting")));
   view.drawing.draw({ curves, log, name: t("step"), unit: t("step") });
 }
@@ -163,9 +236,14 @@ async function showReport(name) {
     view?.detail.prepend(fault(error, () => showReport(name)));
     return;
   }
-  const frame = el("iframe", { sandbox: "allow-scripts", src: "static/report-frame.html", title: t("report.of", { name }) });
+  const frame = el("iframe", {
+    sandbox: "allow-scripts",
+    src: "static/report-frame.html",
+    title: t("report.of", { name }),
+  });
   const hand = (event) => {
-    if (event.source === frame.contentWindow && event.data === "ready") frame.contentWindow.postMessage({ report: html }, "*");
+    if (event.source === frame.contentWindow && event.data === "ready")
+      frame.contentWindow.postMessage({ report: html }, "*");
   };
   addEventListener("message", hand);
   await openDialog(t("report.of", { name }), () => [frame], { wide: true });

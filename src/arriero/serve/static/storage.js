@@ -24,14 +24,20 @@ export function save(key, value) {
 
 /** Forgets a value. */
 export function forget(key) {
-  try { localStorage.removeItem(PREFIX + key); } catch { /* there was none */ }
+  try {
+    localStorage.removeItem(PREFIX + key);
+  } catch {
+    /* there was none */
+  }
 }
 
 /** The keys that begin so, without that beginning. */
 export function keysOf(start) {
   try {
     const whole = PREFIX + start;
-    return Object.keys(localStorage).filter((key) => key.startsWith(whole)).map((key) => key.slice(whole.length));
+    return Object.keys(localStorage)
+      .filter((key) => key.startsWith(whole))
+      .map((key) => key.slice(whole.length));
   } catch {
     return [];
   }
@@ -39,6 +45,18 @@ export function keysOf(start) {
 
 /** Text as it is: what `early.js` reads too. */
 export const plain = {
-  load(key) { try { return localStorage.getItem(PREFIX + key); } catch { return null; } },
-  save(key, text) { try { localStorage.setItem(PREFIX + key, text); } catch { /* for this visit only */ } },
+  load(key) {
+    try {
+      return localStorage.getItem(PREFIX + key);
+    } catch {
+      return null;
+    }
+  },
+  save(key, text) {
+    try {
+      localStorage.setItem(PREFIX + key, text);
+    } catch {
+      /* for this visit only */
+    }
+  },
 };

@@ -33,8 +33,16 @@ function question(message, acts, node) {
   const copied = copying(() => message.content);
   return [
     el("div", { class: "bubble" }, message.content),
-    el("div", { class: "acts" }, copied,
-      button(t("edit"), () => node.replaceChildren(editor(message, acts)), { bare: true, symbol: "edit", kind: "edit" })),
+    el(
+      "div",
+      { class: "acts" },
+      copied,
+      button(t("edit"), () => node.replaceChildren(editor(message, acts)), {
+        bare: true,
+        symbol: "edit",
+        kind: "edit",
+      }),
+    ),
   ];
 }
 
@@ -43,22 +51,35 @@ function editor(message, acts) {
   const area = textarea({ value: message.content, "aria-label": t("edit"), autofocus: true });
   const send = () => area.value.trim() && acts.edit(area.value.trim());
   area.addEventListener("keydown", (event) => {
-    if (event.key === "Escape") { event.stopPropagation(); acts.redraw(); }
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); send(); }
+    if (event.key === "Escape") {
+      event.stopPropagation();
+      acts.redraw();
+    }
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      event.preventDefault();
+      send();
+    }
   });
   requestAnimationFrame(() => area.focus());
-  return el("div", { class: "editor" }, area, el("p", { class: "hint" }, t("edit.hint")),
-    el("div", { class: "actions" }, button(t("cancel"), acts.redraw), button(t("edit.send"), send, { kind: "main" })));
+  return el(
+    "div",
+    { class: "editor" },
+    area,
+    el("p", { class: "hint" }, t("edit.hint")),
+    el("div", { class: "actions" }, button(t("cancel"), acts.redraw), button(t("edit.send"), send, { kind: "main" })),
+  );
 }
 
 function answer(message, acts) {
   const cited = new Map((message.evidence?.citations ?? []).map((one) => [Number(one.marker ?? one.number), one]));
-  const cite = (n) => !acts.blind?.() && cited.has(n) ? marker(n, cited.get(n), acts.open) : null;
+  const cite = (n) => (!acts.blind?.() && cited.has(n) ? marker(n, cited.get(n), acts.open) : null);
   const body = message.content ? el("div", { class: "prose" }, render(message.content, cite)) : null;
   const refused = message.evidence?.refused;
   return [
     message.busy && !message.content && working(acts.grounded),
-    refused ? el("div", { class: "refusal" }, icon("alert"), el("div", null, el("strong", null, t("refused")), body)) : body,
+    refused
+      ? el("div", { class: "refusal" }, icon("alert"), el("div", null, el("strong", null, t("refused")), body))
+      : body,
     message.busy ? null : ending(message, acts),
     !acts.blind?.() && message.evidence && evidence(message.evidence, acts.open),
     message.busy || acts.blind?.() ? null : doings(message, acts),
@@ -66,8 +87,12 @@ function answer(message, acts) {
 }
 
 function working(grounded) {
-  return el("p", { class: "working" }, el("span", { class: "dots", "aria-hidden": "true" }, el("i"), el("i"), el("i")),
-    t(grounded ? "working.grounded" : "working"));
+  return el(
+    "p",
+    { class: "working" },
+    el("span", { class: "dots", "aria-hidden": "true" }, el("i"), el("i"), el("i")),
+    t(grounded ? "working.grounded" : "working"),
+  );
 }
 
 /** How it ended, where that is not the usual way. */
@@ -81,19 +106,31 @@ function ending(message, acts) {
 
 function doings(message, acts) {
   const told = pace(message);
-  const words = told && [t("tokens", { n: number(told.tokens) }), told.rate ? t("rate", { n: number(told.rate) }) : told.seconds > 0.1 && t("seconds", { n: number(told.seconds, 1) })];
-  return el("div", { class: "acts" },
+  const words = told && [
+    t("tokens", { n: number(told.tokens) }),
+    told.rate
+      ? t("rate", { n: number(told.rate) })
+      : told.seconds > 0.1 && t("seconds", { n: number(told.seconds, 1) }),
+  ];
+  return el(
+    "div",
+    { class: "acts" },
     message.content && copying(() => message.content),
     message.error ? null : button(t("again"), acts.again, { bare: true, symbol: "again" }),
-    told && el("span", { class: "soft small" }, words.filter(Boolean).join(" · ")));
+    told && el("span", { class: "soft small" }, words.filter(Boolean).join(" · ")),
+  );
 }
 
 /** A button that copies, and shows that it did. */
 function copying(text) {
-  const node = button(t("copy"), async () => {
-    await copyText(text());
-    node.replaceChildren(icon("check"));
-    node.setAttribute("aria-label", t("copied"));
-  }, { bare: true, symbol: "copy" });
+  const node = button(
+    t("copy"),
+    async () => {
+      await copyText(text());
+      node.replaceChildren(icon("check"));
+      node.setAttribute("aria-label", t("copied"));
+    },
+    { bare: true, symbol: "copy" },
+  );
   return node;
 }

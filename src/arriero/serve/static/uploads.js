@@ -57,7 +57,10 @@ async function work() {
 
 async function send(one) {
   const path = `api/collections/${encodeURIComponent(one.collection)}/documents`;
-  const show = (change) => { Object.assign(one, change); heard(); };
+  const show = (change) => {
+    Object.assign(one, change);
+    heard();
+  };
   show({ state: "sending" });
   const { job } = await upload(path, one.file, (share) => show({ share }));
   show({ state: "reading", share: 0 });
@@ -74,4 +77,6 @@ async function send(one) {
   }
 }
 
-addEventListener("beforeunload", (event) => { if (working) event.preventDefault(); });
+addEventListener("beforeunload", (event) => {
+  if (working) event.preventDefault();
+});
