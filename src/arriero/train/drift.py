@@ -33,8 +33,9 @@ class Drift:
 
     @property
     def ratio(self) -> float:
-        """The packed model's perplexity in units of the full one's."""
-        return math.exp(self.packed.loss - self.full.loss)
+        """The packed model's perplexity in units of the full one's; infinity beyond what a float holds."""
+        worse = self.packed.loss - self.full.loss
+        return math.exp(worse) if worse < 709 else math.inf
 
     @property
     def mean_kl(self) -> float:
@@ -47,8 +48,9 @@ class Drift:
         return self.agreed / self.full.tokens
 
     def facts(self) -> dict[str, Any]:
-        """The full model's evaluation, and what the packed one makes of it."""
-        drift = {"perplexity_ratio": self.ratio, "mean_kl": self.mean_kl, "agreement": self.agreement}
+        """The full model's evaluation, and what the packed one makes of it; an infinite ratio is None, as there."""
+        ratio = self.ratio if math.isfinite(self.ratio) else None
+        drift = {"perplexity_ratio": ratio, "mean_kl": self.mean_kl, "agreement": self.agreement}
         return self.full.facts() | {"packed": self.packed.facts(), "drift": drift}
 
 
