@@ -70,6 +70,17 @@ def test_every_kind_loads_again(run, tiny_model, tmp_path, kind, suffix):
     assert load_model(str(target)).model.n_params == load_model(str(tiny_model)).model.n_params
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_q8_0_files_matrices_are_int8_weights_without_any_change(run, tiny_model, tmp_path, dtype):
+    file = tmp_path / "tiny.gguf"
+    assert run("model", "export", tiny_model, file, "--store", "q8_0").code == 0
+    full = load_model(str(file), device="cpu", dtype="float32").model
+    packed = load_model(str(file), device="cpu", dtype=dtype, weights="int8").model
+    for one, other in zip(full.layers, packed.layers, strict=True):
+        assert torch.equal(one.attention.wq.weight, other.attention.wq.weight)
+        assert torch.equal(one.feed_forward.w2.weight, other.feed_forward.w2.weight)
+
+
 def test_nothing_is_replaced_without_force(run, tiny_model, tmp_path):
     target = tmp_path / "out.gguf"
     target.write_text("precious")
