@@ -108,8 +108,6 @@ class TestStop:
     @pytest.mark.parametrize("placed", ["received", "between", "placed"])
     @pytest.mark.parametrize(("content", "state"), [(TEXT, "done"), (BAD, "failed")])
     def test_killed_at_any_moment(self, served, placed, content, state):
-        finish(submit(at := Jobs(), served, 0, ("a.pdf", b"the ships carry rain" * 2)))  # no PDF: it fails, and goes
-        at.close(60)
         finish(submit(at := Jobs(), served, 1, ("a.txt", b"the ships carry rain")))
         at.close(60)
         (upload,) = receive(served, 2, ("a.txt", content))
@@ -207,7 +205,7 @@ class TestQueue:
         monkeypatch.setattr(jobs, "_REMEMBERED", 2)
         at = Jobs()
         for number in range(4):
-            finish(submit(at, served, number, ("empty", b"")))
+            finish(submit(at, served, number, ("a.txt", TEXT)))
         at.close(60)
         assert len(at._jobs) == 2
 

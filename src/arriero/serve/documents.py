@@ -1,6 +1,6 @@
 """`/api/collections` and `/api/jobs`: collections, their documents, uploads, and passages in their pages.
 
-Reading goes on while files are taken in. What becomes of an uploaded file is up to a job, which no client need wait for.
+Reading goes on while files are taken in. What becomes of an uploaded file is up to a job, which needs no client to wait.
 """
 
 import os
@@ -161,13 +161,17 @@ def delete_collection(name: str, request: Request) -> Response:
     served = service.collection(name)
     if served.folder.is_symlink() or served.folder.absolute().parent != service.settings.collections.absolute():
         raise ApiError(403, f"the collection '{name}' lies in a folder of yours: delete it there", code="not_ours")
-    _jobs(request).cancel(served, _WAIT_S)
-    with _alone(served):
-        if service.collections.pop(name, None) is not served:
-            raise ApiError(404, f"there is no collection '{name}' any more", code="not_found")
-        served.collection.close()
-        (served.folder / FILE_NAME).unlink(missing_ok=True)  # first: without it the rest is no collection
-        shutil.rmtree(served.folder, ignore_errors=True)
+    if service.collections.pop(name, None) is not served:  # from now on nobody finds it
+        raise ApiError(404, f"there is no collection '{name}' any more", code="not_found")
+    try:
+        _jobs(request).cancel(served, _WAIT_S)
+        with _alone(served):
+            served.collection.close()
+            (served.folder / FILE_NAME).unlink(missing_ok=True)  # first: without it the rest is no collection
+            shutil.rmtree(served.folder, ignore_errors=True)
+    except BusyError:
+        service.collections[name] = served
+        raise
     return Response(status_code=204)
 
 
@@ -194,15 +198,17 @@ async def add_documents(name: str, request: Request) -> JobId:
     """Upload files: they are received whole, then taken in by a job. One of a known name replaces the earlier one."""
     service, jobs = _service(request), _jobs(request)
     served = service.collection(name)
-    with jobs.receiving(served) as folder:
-        try:
+    try:
+        with jobs.receiving(served) as folder:
             kind, most = request.headers.get("content-type", ""), service.settings.max_upload_bytes
             uploads = await receive_files(request.stream(), kind, folder, most_bytes=most)
-        except ClientDisconnect:
-            raise ApiError(400, "the client left before the end") from None
-        if service.collection(name) is not served:
-            raise ApiError(404, f"the collection '{name}' was deleted meanwhile", code="not_found")
-        job = await run_in_threadpool(jobs.submit, served, folder, uploads)
+            if service.collection(name) is not served:
+                raise ApiError(404, f"the collection '{name}' was deleted meanwhile", code="not_found")
+            job = await run_in_threadpool(jobs.submit, served, folder, uploads)
+    except ClientDisconnect:
+        raise ApiError(400, "the client left before the end") from None
+    except OSError as error:
+        raise ApiError(507, f"the files cannot be kept ({error.strerror}): see to the server's disk") from error
     return JobId(job=job.id)
 
 

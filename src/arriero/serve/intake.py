@@ -72,6 +72,8 @@ def take_in(collection: ServedCollection, files: Sequence[IncomingFile], check: 
 
     kept = kept_folder(collection)
     try:
+        if not collection.collection.exists:
+            raise NotFoundError("the collection was deleted")
         with (
             collection.lock,
             Collection.open(collection.folder, collection.collection.encoder, wait_s=_WAIT_S) as writer,
@@ -85,8 +87,13 @@ def take_in(collection: ServedCollection, files: Sequence[IncomingFile], check: 
                 for file in placed:
                     _put_back(file, kept)
                 raise
+            documents = {info.location: info.name for info in writer.list()}
             for file in placed:
-                _settle(file, kept, writer, report)
+                document = documents.get(locate(kept / file.name, writer.folder))
+                _settle(file, kept / file.name, document, report)
+                if file.state == "failed" and document is None:
+                    with suppress(NotFoundError):  # so that an update does not look for it
+                        writer.remove(kept / file.name)
     except ArrieroError as error:
         for file in files:
             if file.state == "waiting":
@@ -145,19 +152,12 @@ def _put_back(file: IncomingFile, kept: Path) -> None:
         (kept / file.name).unlink(missing_ok=True)
 
 
-def _settle(file: IncomingFile, kept: Path, writer: Collection, report: IngestReport) -> None:
-    """See what became of a file."""
-    target = kept / file.name
+def _settle(file: IncomingFile, target: Path, document: str | None, report: IngestReport) -> None:
+    """See what became of a file; `document` is what it is called in the collection, if it is there."""
     reason = dict(report.failed).get(str(target))
     if reason is None:
-        location = locate(target, writer.folder)
-        name = next((info.name for info in writer.list() if info.location == location), None)
-        file.end("unchanged" if name in report.unchanged else "added")
+        file.end("unchanged" if document in report.unchanged else "added")
         file.earlier.unlink(missing_ok=True)
-        return
-    had_earlier = file.earlier.is_file()
-    _put_back(file, kept)
-    if not had_earlier:
-        with suppress(NotFoundError):  # so that an update does not look for it
-            writer.remove(target)
-    file.end("failed", reason)
+    else:
+        file.end("failed", reason)
+        _put_back(file, target.parent)

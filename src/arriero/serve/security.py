@@ -19,9 +19,10 @@ import re
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -286,7 +287,7 @@ class BoundedBody:
         if without or (scope["method"] == "POST" and _UPLOAD.fullmatch(scope["path"])):
             await self._app(scope, receive, send)
             return
-        body: bytes | Refusal | None = self._too_large
+        body: bytes | Refusal | None = self._too_large()
         if declared.isdecimal() and len(declared) < 20 and int(declared) <= self._most:
             try:
                 async with asyncio.timeout(_BODY_SECONDS):
@@ -309,17 +310,20 @@ class BoundedBody:
             parts.append(message.get("body", b""))
             size, more = size + len(parts[-1]), message.get("more_body", False)
             if size > self._most:
-                return self._too_large
+                return self._too_large(_CLOSE)
         return b"".join(parts)
 
-    @property
-    def _too_large(self) -> Refusal:
-        message = f"the body is larger than {self._most:,} bytes"
-        return Refusal(status=413, message=message, code="body_too_large", headers=_CLOSE)
+    def _too_large(self, headers: Mapping[str, str] = MappingProxyType({})) -> Refusal:
+        return Refusal(
+            status=413,
+            message=f"the body is larger than {self._most:,} bytes",
+            code="body_too_large",
+            headers=dict(headers),
+        )
 
 
 _CLOSE = {"connection": "close"}
-"""What is left of the body is not read."""
+"""For a body without a known end. The rest of any other is read and dropped, or its client could not read the answer."""
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

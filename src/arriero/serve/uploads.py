@@ -28,6 +28,8 @@ MOST_TIMES = 16
 """A request may hold so many times the bytes of the largest file."""
 _NAME_BYTES = 200
 """Most bytes of a name; file systems allow 255, and temporary names are longer."""
+_HEADER_BYTES = 8192
+"""Most bytes of a header of a part, with its name."""
 _IDLE_SECONDS = 60.0
 """Without a byte from the client."""
 _RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))})
@@ -163,9 +165,15 @@ class _Form:
 
     def _add_header(self, data: bytes, start: int, end: int) -> None:
         self._header += data[start:end]
+        self._check_header()
 
     def _add_value(self, data: bytes, start: int, end: int) -> None:
         self._value += data[start:end]
+        self._check_header()
+
+    def _check_header(self) -> None:
+        if len(self._header) + len(self._value) > _HEADER_BYTES:
+            raise ApiError(400, f"a header of the form is longer than {_HEADER_BYTES:,} bytes", FIELD)
 
     def _end_header(self) -> None:
         if self._header.lower() == b"content-disposition":
