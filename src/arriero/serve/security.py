@@ -323,7 +323,7 @@ class BoundedBody:
 
 
 _CLOSE = {"connection": "close"}
-"""For a body without a known end. The rest of any other is read and dropped, or its client could not read the answer."""
+"""For a body without a known end. The rest of any other is read and dropped, else its client could not read why."""
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
