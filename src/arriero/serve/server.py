@@ -70,7 +70,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,  # a client could call itself anything
-                lifespan="off",
+                lifespan="on",
                 timeout_graceful_shutdown=math.ceil(patience_s) + _GRACE_S,
             )
         )
