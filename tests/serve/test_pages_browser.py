@@ -74,6 +74,10 @@ def test_chat_stops(page):
     expect(page.locator(".turn.assistant .prose")).to_contain_text("again again")
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_text("Stopped.")).to_be_visible()
+    page.get_by_role("button", name="Answer again").click()
+    expect(page.locator(".turn.assistant .prose")).to_contain_text("again again")
+    page.locator("#prompt").press("Escape")
+    expect(page.get_by_text("Stopped.")).to_be_visible()
     expect(page.locator("[data-does=send]")).to_be_visible()
 
 
@@ -170,7 +174,7 @@ def test_documents_are_made_filled_and_emptied(browser, address, app):
         page.locator("input[type=file]").set_input_files(files)
         expect(page.locator(".uploads .failed")).to_contain_text("no known format")
         expect(page.locator(".uploads .added")).to_have_count(2)
-        expect(page.locator(".documents strong")).to_have_text(list(names[:2]))
+        expect(page.locator(".documents strong")).to_have_text(sorted(names[:2]))
         page.get_by_role("button", name="Delete wool.md").click()
         page.get_by_role("dialog").get_by_role("button", name="Delete").click()
         expect(page.locator(".documents strong")).to_have_text([names[1]])

@@ -44,7 +44,7 @@ export function press(event) {
   const safety = SAFETIES[SAFETY_KEYS.indexOf(event.key)];
   if (choice) choose(choice);
   else if (safety) chooseSafety(safety);
-  else if (event.key === "Enter" && event.target.tagName !== "BUTTON") judge();
+  else if (event.key === "Enter" && !event.target.closest("button:not([aria-pressed=true]), summary")) judge();
   else return;
   event.preventDefault();
 }

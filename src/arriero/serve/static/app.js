@@ -122,19 +122,16 @@ function showHelp() {
     el("p", null, t(`help.${page}`)),
     el("dl", { class: "keys" }, list),
     el("label", { class: "check" }, single, t("keys.single")),
-    el(
-      "p",
-      { class: "soft" },
-      el("a", { href: "openapi.json", target: "_blank", rel: "noopener" }, t("help.api")),
-      version,
-    ),
+    el("p", { class: "soft" }, t("help.api"), " ", el("code", null, new URL("v1", document.baseURI).href), version),
   ]);
 }
 
 /** Keys that work everywhere; those of a page come after them. */
 function press(event) {
   if (event.defaultPrevented || event.isComposing || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.target.closest?.("input:not([type=radio]):not([type=checkbox]), textarea, select, dialog")) return;
+  if (document.querySelector("dialog[open]")) return;
+  const writing = event.target.closest?.("input:not([type=radio]):not([type=checkbox]), textarea, select");
+  if (writing && event.key !== "Escape") return;
   if (!load("single-keys", true) && event.key.length === 1) return;
   if (going && event.key in KEYS) location.hash = `#/${KEYS[event.key]}`;
   else if (event.key === "?") showHelp();
@@ -150,7 +147,14 @@ function press(event) {
     }, 1500);
 }
 
+/** A file that misses its place is not opened instead of the page. */
+function keepPage(event) {
+  if (event.dataTransfer?.types.includes("Files")) event.preventDefault();
+}
+
 addEventListener("hashchange", draw);
+addEventListener("dragover", keepPage);
+addEventListener("drop", keepPage);
 document.addEventListener("keydown", press);
 document.getElementById("skip").addEventListener("click", (event) => {
   event.preventDefault();

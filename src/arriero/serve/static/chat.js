@@ -42,12 +42,12 @@ export function mount(main, beside) {
       refresh();
     },
   });
-  const head = el(
-    "div",
-    { class: "phone-head" },
-    button(t("conversations"), () => beside.classList.toggle("open"), { symbol: "menu", kind: "quiet" }),
-    button(t("new"), startNew, { bare: true, symbol: "plus" }),
-  );
+  const opener = button(t("conversations"), () => openList(!beside.classList.contains("open")), {
+    symbol: "menu",
+    kind: "quiet",
+    "aria-expanded": "false",
+  });
+  const head = el("div", { class: "phone-head" }, opener, button(t("new"), startNew, { bare: true, symbol: "plus" }));
   const title = el("h1", { class: "unseen" }, t("nav.chat"));
   beside.setAttribute("role", "region");
   beside.setAttribute("aria-label", t("conversations"));
@@ -60,7 +60,7 @@ export function mount(main, beside) {
     el("div", { class: "foot" }, form.node, el("p", { class: "hint" }, t("mistakes"))),
   );
   main.append(column, panel);
-  view = { log, panel, form, beside, turns: new Map() };
+  view = { log, panel, form, beside, opener, turns: new Map() };
   drawAll();
   meet();
   if (matchMedia("(hover: hover)").matches) form.area.focus();
@@ -92,6 +92,7 @@ export function press(event) {
   if (event.key === "n") startNew();
   else if (event.key === "/") view.form.area.focus();
   else if (event.key === "e") [...view.log.querySelectorAll(".button.edit")].at(-1)?.click();
+  else if (event.key === "Escape" && view.beside.classList.contains("open")) openList(false);
   else if (event.key === "Escape" && !view.panel.hidden) view.panel.close();
   else if (event.key === "Escape") stop();
   else return;
@@ -143,6 +144,12 @@ function welcome() {
   );
 }
 
+/** The list of conversations, which a phone shows only when asked. */
+function openList(open) {
+  view.beside.classList.toggle("open", open);
+  view.opener.setAttribute("aria-expanded", String(open));
+}
+
 function drawList() {
   if (!view) return;
   const rows = store.all().map((one) =>
@@ -166,14 +173,14 @@ function drawList() {
 function show(one) {
   // The object that an answer is being written into, not a second copy of it.
   current = underWay.get(one.id)?.conversation ?? one;
-  view.beside.classList.remove("open");
+  openList(false);
   meet();
   drawAll();
 }
 
 function startNew() {
   current = store.begin();
-  view.beside.classList.remove("open");
+  openList(false);
   drawAll();
   meet();
   view.form.area.focus();

@@ -5,7 +5,7 @@ import { complete } from "./completion.js";
 import { openSettings } from "./composer.js";
 import { DEFAULTS } from "./conversations.js";
 import { fault } from "./dialogs.js";
-import { button, el, icon, select, textarea } from "./dom.js";
+import { button, el, icon, select, sends, textarea } from "./dom.js";
 import { number, t } from "./language.js";
 import { load, save } from "./storage.js";
 import { turn } from "./turn.js";
@@ -111,10 +111,11 @@ function asking() {
     if (!prompt) return area.focus();
     area.value = "";
     area.grow();
+    area.blur(); // so that the keys vote
     return ask(prompt);
   };
   area.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) go(event);
+    if (sends(event)) go(event);
   });
   return el(
     "form",

@@ -2,7 +2,7 @@
 
 import { PLAIN } from "./completion.js";
 import { openDialog } from "./dialogs.js";
-import { button, el, field, icon, select, textarea } from "./dom.js";
+import { button, el, field, icon, select, sends, textarea } from "./dom.js";
 import { t } from "./language.js";
 
 /** What `/api/info` offers, as lists: models (adapters among them) and collections by their bare names. */
@@ -30,7 +30,7 @@ export function composer(acts) {
     return acts.send(text);
   };
   area.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    if (!sends(event)) return;
     event.preventDefault();
     if (go.dataset.does !== "stop") submit();
   });

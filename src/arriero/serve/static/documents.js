@@ -6,9 +6,10 @@ import { askLine, confirmLoss, fault, tell } from "./dialogs.js";
 import { button, el, icon, say } from "./dom.js";
 import { ago, bytes, count, t } from "./language.js";
 import { load, save } from "./storage.js";
-import { add, clear, finished, retry, uploadsOf, watchUploads } from "./uploads.js";
+import { add, clear, filesOf, finished, retry, uploadsOf, watchUploads } from "./uploads.js";
 
 const FILTER_FROM = 8;
+const REFRESH_MS = 300;
 
 export const keys = [
   ["n", "keys.collection"],
@@ -33,7 +34,7 @@ export function mount(main) {
     drawUploads();
     if (!done) return;
     say(`${done.name}: ${t(`upload.${done.state}`)}`);
-    refresh();
+    view.due ??= setTimeout(refresh, REFRESH_MS);
   });
   refresh();
   return () => {
@@ -54,6 +55,7 @@ const pathOf = (...parts) => ["api/collections", ...parts.map(encodeURIComponent
 
 /** Asks for what there is, and draws it. */
 async function refresh() {
+  if (view) view.due = null;
   try {
     collections = await call("api/collections");
     if (!collections.some(({ name }) => name === chosen)) chosen = collections[0]?.name ?? null;
@@ -164,13 +166,24 @@ function dropZone() {
   zone.addEventListener("drop", (event) => {
     event.preventDefault();
     zone.classList.remove("over");
-    add(chosen, [...event.dataTransfer.files]);
+    const into = chosen;
+    filesOf(event.dataTransfer).then((files) => add(into, files));
   });
   return zone;
 }
 
+/** Draws once a frame, however many files tell of progress. */
 function drawUploads() {
-  if (!view) return;
+  if (!view || view.waiting) return;
+  view.waiting = true;
+  requestAnimationFrame(() => {
+    if (!view) return;
+    view.waiting = false;
+    drawFiles();
+  });
+}
+
+function drawFiles() {
   const files = uploadsOf(chosen);
   const rows = files.map((one) => {
     const bar = el("i", { class: "bar" });

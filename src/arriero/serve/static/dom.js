@@ -95,6 +95,11 @@ export function textarea(props) {
   return node;
 }
 
+/** Whether a key sends a text: Enter, but not while an input method composes (Safari tells that by its code alone). */
+export function sends(event) {
+  return event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229;
+}
+
 /** Says something to a screen reader, without showing it. */
 export function say(words) {
   document.getElementById("said").textContent = words;

@@ -17,7 +17,7 @@ export const STRINGS = {
   language: ["中文", "English"],
   help: ["Help and keys (?)", "帮助与快捷键 (?)"],
   "help.title": ["Help", "帮助"],
-  "help.api": ["The server's API", "服务器 API"],
+  "help.api": ["For programs, as OpenAI's API:", "供程序使用，兼容 OpenAI 的 API："],
   "help.chat": [
     "Write a prompt; the answer appears as it is made. With a collection of documents chosen, answers keep to what stands there, and each number opens the passage behind a sentence. Conversations stay in this browser.",
     "输入提示，回答会边生成边显示。选择文档集后，回答只依据其中的内容；点击编号可打开相应段落。对话只保存在此浏览器中。",

@@ -2,7 +2,7 @@
 
 import { pace } from "./completion.js";
 import { fault } from "./dialogs.js";
-import { button, el, icon, textarea } from "./dom.js";
+import { button, el, icon, sends, textarea } from "./dom.js";
 import { evidence, marker } from "./evidence.js";
 import { number, t } from "./language.js";
 import { copyText, render } from "./markdown.js";
@@ -55,7 +55,7 @@ function editor(message, acts) {
       event.stopPropagation();
       acts.redraw();
     }
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    if (sends(event)) {
       event.preventDefault();
       send();
     }
@@ -123,12 +123,16 @@ function doings(message, acts) {
 
 /** A button that copies, and shows that it did. */
 function copying(text) {
+  const show = (symbol, words) => {
+    node.replaceChildren(icon(symbol));
+    node.setAttribute("aria-label", words);
+  };
   const node = button(
     t("copy"),
     async () => {
       await copyText(text());
-      node.replaceChildren(icon("check"));
-      node.setAttribute("aria-label", t("copied"));
+      show("check", t("copied"));
+      setTimeout(() => show("copy", t("copy")), 2000);
     },
     { bare: true, symbol: "copy" },
   );

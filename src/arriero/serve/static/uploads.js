@@ -1,11 +1,12 @@
-// Files on their way into a collection: one after the other, each with its own progress and its own error.
+// Files on their way into a collection: a few at once, each with its own progress and its own error.
 
 import { ApiError, call, upload } from "./api.js";
 import { t } from "./language.js";
 
-const POLL_MS = 400;
+const AT_ONCE = 4;
+const POLL_MS = [100, 200, 400, 800, 1600];
 const queue = [];
-let working = false;
+let working = 0;
 let heard = () => {};
 
 /** Calls `listen` at each change; one listener at a time. */
@@ -25,6 +26,23 @@ export function add(collection, files) {
   work();
 }
 
+/** The files of a drop, those in its folders too. */
+export async function filesOf(transfer) {
+  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  if (!entries.some(({ isDirectory }) => isDirectory)) return [...transfer.files];
+  return (await Promise.all(entries.map(filesBelow))).flat();
+}
+
+async function filesBelow(entry) {
+  if (entry.isFile) return [await new Promise((resolve, reject) => entry.file(resolve, reject))];
+  const reader = entry.createReader();
+  const found = [];
+  for (let some; (some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject))).length;) {
+    found.push(...(await Promise.all(some.map(filesBelow))).flat()); // it gives them a hundred at a time
+  }
+  return found;
+}
+
 /** Sends a file that failed once more. */
 export function retry(one) {
   Object.assign(one, { state: "waiting", share: 0, error: null });
@@ -42,17 +60,19 @@ export function clear(collection) {
 export const finished = ({ state }) => !["waiting", "sending", "reading"].includes(state);
 
 async function work() {
-  if (working) return;
-  working = true;
-  for (let one; (one = queue.find(({ state }) => state === "waiting"));) {
-    try {
-      await send(one);
-    } catch (error) {
-      Object.assign(one, { state: "failed", error: error.message });
-    }
-    heard(one);
+  const one = queue.find(({ state }) => state === "waiting");
+  if (!one || working >= AT_ONCE) return;
+  working += 1;
+  one.state = "sending";
+  work();
+  try {
+    await send(one);
+  } catch (error) {
+    Object.assign(one, { state: "failed", error: error.message });
   }
-  working = false;
+  working -= 1;
+  heard(one);
+  work();
 }
 
 async function send(one) {
@@ -61,10 +81,10 @@ async function send(one) {
     Object.assign(one, change);
     heard();
   };
-  show({ state: "sending" });
+  heard();
   const { job } = await upload(path, one.file, (share) => show({ share }));
   show({ state: "reading", share: 0 });
-  for (;;) {
+  for (let asked = 0; ; asked += 1) {
     const told = await call(`api/jobs/${encodeURIComponent(job)}`);
     const file = told.files[0];
     if (told.share < 1) show({ share: told.share });
@@ -73,7 +93,7 @@ async function send(one) {
       return;
     }
     if (["done", "failed"].includes(told.state)) throw new ApiError(told.error ?? t("upload.lost"));
-    await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    await new Promise((resolve) => setTimeout(resolve, POLL_MS[asked] ?? POLL_MS.at(-1)));
   }
 }
 
