@@ -42,8 +42,8 @@ class Live:
         self.max_waiting = max_waiting
         self._scheduler = engine.open_scheduler(engine.max_pages, _STEP_TOKENS)
         self._changed = threading.Condition()  # guards what follows
-        self._arrived: deque[list[Row]] = deque()
-        self._listeners: dict[Row, Listener] = {}
+        self._arrived: deque[_Asked] = deque()
+        self._open: dict[Row, _Asked] = {}  # by the rows that have not ended
         self._work: deque[Callable[[], None]] = deque()
         self._closing = self._ended = False
         self._thread = threading.Thread(target=self._run, name="arriero-live", daemon=True)
@@ -108,16 +108,17 @@ class Live:
                 future.set_exception(error)
 
         with self._changed:
-            if not self._ended:
+            ended = self._ended
+            if not ended:
                 self._work.append(run)
                 self._changed.notify_all()
-        if self._ended:
-            return work()
-        return future.result()
+        return work() if ended else future.result()
 
     def stats(self) -> LiveStats:
         """Figures of this moment."""
-        return self._scheduler.stats(arrived=sum(map(len, self._arrived)))
+        with self._changed:
+            arrived = sum(len(asked.rows) for asked in self._arrived)
+        return self._scheduler.stats(arrived)
 
     def close(self, patience_s: float = 0.0) -> None:
         """Take no more requests; end those that are not done after `patience_s` seconds, as cancelled."""
@@ -126,7 +127,7 @@ class Live:
             self._changed.notify_all()
         self._thread.join(patience_s)
         with self._changed:
-            _drop(list(self._listeners))
+            _drop(list(self._open))
             self._changed.notify_all()
         self._thread.join()
 
@@ -135,14 +136,15 @@ class Live:
         rows = open_rows(request, 0, self.tokenizer, stream=True)
         most = self.engine.max_batch + self.max_waiting
         with self._changed:
-            while wait and len(self._listeners) >= most and not self._closing:
+            while wait and len(self._open) >= most and not self._closing:
                 self._changed.wait()
             if self._closing:
                 raise BusyError("the engine is closing: it takes no more requests")
-            if len(self._listeners) >= most:
-                raise BusyError(f"{len(self._listeners)} answers are being written or waited for already: try later")
-            self._listeners.update(dict.fromkeys(rows, listen))
-            self._arrived.append(rows)
+            if len(self._open) >= most:
+                raise BusyError(f"{len(self._open)} answers are being written or waited for already: try later")
+            asked = _Asked(rows, listen)
+            self._open.update(dict.fromkeys(rows, asked))
+            self._arrived.append(asked)
             self._changed.notify_all()
         return rows
 
@@ -160,13 +162,13 @@ class Live:
         """Wait until there is something to decode, and do what was to be done between two steps; False at the end."""
         while True:
             with self._changed:
-                while not (self._work or self._listeners or self._closing):
+                while not (self._work or self._open or self._closing):
                     self._changed.wait()
                 work, self._work = self._work, deque()
                 while self._arrived:
-                    self._scheduler.add(self._arrived.popleft())
+                    self._scheduler.add(self._arrived.popleft().rows)
                 if not work:
-                    self._ended = not self._listeners
+                    self._ended = not self._open
                     return not self._ended
             for run in work:
                 run()
@@ -174,38 +176,54 @@ class Live:
             self._end_unservable()
 
     def _end_unservable(self) -> None:
-        for row in list(self._listeners):
+        for asked in set(self._open.values()):
             try:
-                self.engine.check(row.request)
+                self.engine.check(asked.request)
             except ArrieroError as error:
-                row.dropped = True
-                self._end(row, error)
+                self._give_up(asked, error)
 
     def _fail(self, error: Exception) -> None:
         self._scheduler.clear()
-        for row in list(self._listeners):
-            self._end(row, error)
+        for asked in set(self._open.values()):
+            self._give_up(asked, error)
 
     def _tell(self, moved: Sequence[Row]) -> None:
         for row in moved:
-            listen, delta = self._listeners.get(row), row.delta()
-            if listen is None or delta is None:
+            asked, delta = self._open.get(row), row.delta()
+            if asked is None or delta is None:
                 continue
             if delta.completion is not None:
-                self._end(row, delta)
-                continue
+                self._close_rows([row])
             try:
-                listen(delta)
+                asked.listen(delta)
             except Exception:  # nobody listens any more
-                row.dropped = True
+                _drop(asked.rows)
 
-    def _end(self, row: Row, last: Delta | BaseException) -> None:
-        """Tell a row's last word, and make room for another."""
-        with self._changed:
-            listen = self._listeners.pop(row)
-            self._changed.notify_all()
+    def _give_up(self, asked: "_Asked", error: Exception) -> None:
+        """End a request by an error."""
+        _drop(asked.rows)
+        self._close_rows(asked.rows)
         with suppress(Exception):
-            listen(last)
+            asked.listen(error)
+
+    def _close_rows(self, rows: Sequence[Row]) -> None:
+        """Make room for others."""
+        with self._changed:
+            for row in rows:
+                self._open.pop(row, None)
+            self._changed.notify_all()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Asked:
+    """A request, and who hears of it."""
+
+    rows: list[Row]
+    listen: Listener
+
+    @property
+    def request(self) -> Request:
+        return self.rows[0].request
 
 
 def _listen(told: "SimpleQueue[Delta | BaseException]", rows: list[Row]) -> Generator[Delta, None, None]:

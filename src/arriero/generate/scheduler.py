@@ -25,7 +25,7 @@ from arriero.generate.step import Span, cache_dtype, step
 from arriero.model.paged_cache import PAGE, PagedCache
 from arriero.model.transformer import Llama
 
-_LOGITS = 256  # tokens of a chunk whose logits are all wanted, for a prompt's log-probabilities
+_LOGITS = 256  # of prompts' tokens in one step, for their log-probabilities: 50 MB where the vocabulary is 49,152
 
 
 @dataclass(frozen=True)
@@ -191,14 +191,15 @@ class Scheduler:
             guess = self._guess(seat)
             if self._make_room(seat, len(guess)):
                 turns.append(self._turn(seat, len(seat.tokens), guess))
-        budget = max(self.step_tokens - sum(len(turn.span.tokens) for turn in turns), PAGE)
+        budget, logits = max(self.step_tokens - sum(len(turn.span.tokens) for turn in turns), PAGE), _LOGITS
         for seat in [seat for seat in self._running if seat.pending > 1]:
             if budget < 1:
                 break
             seat.find_pages(self._blocks)
-            if end := self._chunk(seat, budget):
+            if end := self._chunk(seat, min(budget, logits) if seat.wants_prompt else budget):
                 turns.append(self._turn(seat, end))
-                budget -= end - turns[-1].span.start
+                budget -= end - seat.read
+                logits -= turns[-1].span.wanted
         return turns
 
     def _turn(self, seat: Seat, end: int, guess: Sequence[int] = ()) -> _Turn:
@@ -235,8 +236,7 @@ class Scheduler:
 
     def _chunk(self, seat: Seat, budget: int) -> int:
         """How far to read a prompt in this step, its pages taken; 0: not at all. Chunks end where pages end."""
-        most = min(budget, _LOGITS) if seat.wants_prompt else budget
-        end = min(len(seat.tokens), seat.read + most, (len(seat.pages) + self._blocks.room) * PAGE)
+        end = min(len(seat.tokens), seat.read + budget, (len(seat.pages) + self._blocks.room) * PAGE)
         if end < len(seat.tokens):
             end -= end % PAGE
         return end if end > seat.read and seat.reach(end, self._blocks) else 0
