@@ -163,9 +163,8 @@ def _documents(app: FastAPI) -> None:
     @app.get("/api/collections/{name}/documents")
     async def documents(name: str):
         one = {"pages": 12, "bytes": 345_678, "added": "2026-11-01T10:00:00Z", "metadata": {}}
-        return [
-            {"name": held, "passages": passages} | one for held, passages in sorted(state.collections[name].items())
-        ]
+        held = sorted(state.collections[name].items())
+        return [{"name": document, "passages": passages} | one for document, passages in held]
 
     @app.post("/api/collections/{name}/documents", status_code=202)
     async def add(name: str, files: list[UploadFile]):

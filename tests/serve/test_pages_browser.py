@@ -95,6 +95,38 @@ def test_markdown_is_elements_and_html_is_text(page):
     assert prose.locator("img, script, b").count() == 0
 
 
+def test_markdown_stays_fast_whatever_a_model_repeats(page):
+    page.goto("/")
+    pieces = [
+        "`",
+        "*",
+        "**a ",
+        "_a ",
+        "[",
+        "[a](",
+        "~~a",
+        "> ",
+        "- ",
+        "1. a\n ",
+        "| a |\n|--|\n",
+        "#",
+        "```\n",
+        "  - a\n",
+    ]
+    took = page.evaluate(
+        """async (pieces) => {
+            const { render } = await import("/static/markdown.js");
+            return Object.fromEntries(pieces.map((piece) => {
+                const began = performance.now();
+                render(piece.repeat(20000 / piece.length));
+                return [piece, performance.now() - began];
+            }));
+        }""",
+        pieces,
+    )
+    assert max(took.values()) < 2000, took
+
+
 def test_settings_and_system_prompt_are_sent(page, app):
     page.goto("/")
     page.get_by_role("button", name="Settings").click()
