@@ -4,8 +4,13 @@ import dataclasses
 import threading
 
 import pytest
+from fastapi.testclient import TestClient
 
 from arriero.rag.answer import REFUSAL, AnswerConfig, ask
+from arriero.rag.collection import Collection
+from arriero.serve.app import create_app
+from arriero.serve.service import Service
+from arriero.serve.settings import ServeSettings
 from tests.serve.conftest import DOCUMENTS
 
 QUESTION = [{"role": "user", "content": "who carry wool"}]
@@ -105,3 +110,22 @@ def test_a_question_that_takes_too_long_is_ended(http, service, live, stalled, m
         assert http.post(PATH, json=asked).json()["error"]["code"] == "timeout"
     monkeypatch.undo()
     assert http.post(PATH, json=asked).status_code == 200
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+def test_the_default_model_answers_from_a_document_with_its_quote(smollm2_gguf, minilm_folder, tmp_path):
+    (tmp_path / "caravan.txt").write_text("The caravan reached Potosí in 1612. It carried the silver of the mint.")
+    with Collection.open(tmp_path / "collections" / "andes", minilm_folder) as collection:
+        collection.add(tmp_path / "caravan.txt")
+    settings = ServeSettings(models=(str(smollm2_gguf),), collections=tmp_path / "collections", device="cpu")
+    service = Service.load(settings)
+    asked = {"model": "arriero:andes", "messages": [{"role": "user", "content": "When did it reach Potosí?"}]}
+    with TestClient(create_app(service), base_url="http://localhost") as http:
+        answer = http.post(PATH, json=asked).json()
+    service.close()
+    assert "1612 [1]" in answer["choices"][0]["message"]["content"].replace('"', "").replace(".", "")
+    (citation,) = answer["arriero"]["citations"]
+    assert (citation["marker"], citation["document"]) == (1, "caravan.txt")
+    assert citation["quote"] == "The caravan reached Potosí in 1612."
+    assert answer["arriero"]["grounded"] == "full"

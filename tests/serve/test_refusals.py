@@ -1,10 +1,13 @@
 """Requests that cannot be served: OpenAI's error shape, the field named, nothing of the server's inside."""
 
 import dataclasses
+import threading
 
 import openai
 import pytest
 
+from arriero.generate.request import Request
+from arriero.generate.sampling import SamplingConfig
 from arriero.serve.errors import as_api_error, name_field
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
@@ -148,11 +151,21 @@ def test_of_a_defect_a_client_learns_nothing_but_that_there_is_one(http, service
 
 
 def test_a_full_queue_is_503_with_a_time_to_try_again(http, live, stalled, monkeypatch):
-    monkeypatch.setattr(live, "max_waiting", -live.engine.max_batch)
+    monkeypatch.setattr(live, "max_waiting", 1 - live.engine.max_batch)
     with stalled():
+        waiting = threading.Event()
+        live.submit(Request(prompt_ids=[1], sampling=SamplingConfig(max_tokens=1), cancel=waiting), lambda delta: None)
         answer = http.post(CHAT, json=HELLO)
+        waiting.set()
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert answer.json()["error"]["code"] == "queue_full"
+
+
+@pytest.mark.parametrize(("path", "body"), [(CHAT, HELLO | {"n": 2}), (COMPLETIONS, {"prompt": ["x", "y"]})])
+def test_more_answers_than_the_server_ever_takes_are_no_reason_to_try_again(http, live, monkeypatch, path, body):
+    monkeypatch.setattr(live, "max_waiting", 1 - live.engine.max_batch)
+    answer = http.post(path, json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "too_many")
 
 
 def test_a_request_that_takes_too_long_is_ended(http, live, service, stalled, monkeypatch):

@@ -52,9 +52,15 @@ class Running:
         """Hand requests to the engine.
 
         Raises:
+            ApiError: they are more than the server ever takes at once.
             ArrieroError: one of them cannot be served; none is then.
             BusyError: the queue is full.
         """
+        samples, most = sum(request.sampling.n for request in requests), live.engine.max_batch + live.max_waiting
+        if samples > most:
+            param = "n" if len(requests) == 1 else "prompt"
+            message = f"{param}: {samples} answers at once, and this server writes at most {most}: ask for fewer"
+            raise ApiError(400, message, param, "too_many")
         running = cls(cancel, timeout_s, first)
         try:
             for index, request in enumerate(requests):
