@@ -46,13 +46,14 @@ def run(model: Llama, *steps: list[Span], pages: int = 20) -> torch.Tensor:
 
 @pytest.mark.parametrize("weights", ["int4", "int8"])
 @pytest.mark.parametrize("changes", [{}, {"n_kv_heads": 4}, {"head_dim": 32}, {"tied_embeddings": True}])
-def test_its_logits_are_those_of_the_model_in_pytorch(weights, changes):
+def test_its_logits_are_those_of_the_model_in_pytorch(weights, changes, monkeypatch):
     model = packed(weights, **changes)
     assert native_of(model) is not None
     logits = run(model, [Span(PROMPT, 0, [3, 1, 4, 5], wanted=len(PROMPT))])
-    expected = model(torch.tensor([PROMPT]))[0]  # (T, V), its products compiled too, its cache fp32
+    monkeypatch.setattr("arriero.model.packed.why_not_native", lambda: "switched off")
+    expected = model(torch.tensor([PROMPT]))[0]  # (T, V), by the dequantised matrices, its cache fp32
     assert logits.shape == expected.shape
-    assert (logits - expected).norm() < 0.02 * expected.norm()
+    assert (logits - expected).norm() < 0.002 * expected.norm()  # the cache's fp16
 
 
 def test_chunks_pages_and_neighbours_change_no_bit():
@@ -71,7 +72,7 @@ def test_positions_beyond_the_context_turn_on():
     model = packed()
     long = [5] * 150
     near = run(model, [Span(long, 0, list(range(10)), wanted=150)])
-    assert (near - model(torch.tensor([long]))[0]).norm() < 0.02 * near.norm()
+    assert (near - model(torch.tensor([long]))[0]).norm() < 0.002 * near.norm()
 
 
 def test_an_adapter_leaves_compiled_code_and_comes_back():

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:  # torch takes a second to import: `--help` must not wait for it
     from arriero.generate.engine import Engine
+    from arriero.model.packed import Weights
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 """Equal to `arriero.model.source.DEFAULT_MODEL` (a test says so), without importing it."""
@@ -23,8 +24,9 @@ class EngineConfig:
     """auto takes the first of cuda, mps, cpu."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto is bfloat16 on cuda and float32 elsewhere."""
-    weights: Literal["full", "int8", "int4"] = "full"
-    """How matrices are held: int8 and int4 take less memory; `arriero eval --weights` tells how far they are off."""
+    weights: Literal["auto", "full", "int8", "int4"] = "auto"
+    """How matrices are held: int8 and int4 take less memory and time; `arriero eval --weights` tells how far they are
+    off. auto keeps the bits of a GGUF file on a CPU, and is full elsewhere."""
 
 
 def load_engine(config: EngineConfig) -> "Engine":
@@ -35,6 +37,18 @@ def load_engine(config: EngineConfig) -> "Engine":
     """
     from arriero.generate.engine import Engine
 
-    return Engine.load(
-        config.model, adapter=config.adapter, device=config.device, dtype=config.dtype, weights=config.weights
-    )
+    weights = choose_weights(config)
+    return Engine.load(config.model, adapter=config.adapter, device=config.device, dtype=config.dtype, weights=weights)
+
+
+def choose_weights(config: EngineConfig) -> "Weights":
+    """How the model of a command is held.
+
+    Raises:
+        NotFoundError: the model is not here.
+    """
+    if config.weights != "auto":
+        return config.weights
+    from arriero.model.own_weights import own_weights
+
+    return own_weights(config.model, config.adapter, device=config.device, dtype=config.dtype)

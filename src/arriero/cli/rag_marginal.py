@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from arriero.cli.collection import open_collection
+from arriero.cli.engine import choose_weights
 from arriero.cli.interrupt import interruptible
 from arriero.cli.output import console, note, print_json, printable
 from arriero.cli.rag_ask import quoted
@@ -99,7 +100,7 @@ def open_asker(config: "TalkConfig", *, num_return: int = 1) -> "Iterator[Asker]
 
     if config.mode == "chat":
         raise ArrieroError("--mode chat reads passages side by side and takes no --rag: leave one of them out")
-    if config.rag is not None and config.weights != "full":
+    if config.rag is not None and config.weights not in ("auto", "full"):
         raise ArrieroError("--rag brings its own generator, in full precision: leave --weights out")
     trained = load_trained(config, config.mode)
     kind = config.mode or (trained.kind if trained else None)
@@ -114,7 +115,7 @@ def open_asker(config: "TalkConfig", *, num_return: int = 1) -> "Iterator[Asker]
                 adapter=config.adapter,
                 device=config.device,
                 dtype=config.dtype,
-                weights=config.weights,
+                weights=choose_weights(config),
             )
         )
         k = config.answer.k or (trained.k if trained else PASSAGES)

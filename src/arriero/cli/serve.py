@@ -45,8 +45,9 @@ class ServeConfig:
     """What clients must send as `Authorization: Bearer TOKEN`. In a file for --config no other user sees it."""
     open: bool = True
     """Open the page in a browser, where there is a display."""
-    weights: Literal["full", "int8", "int4"] = "full"
-    """How matrices are held: int8 and int4 take less memory; `arriero eval --weights` tells how far they are off."""
+    weights: Literal["auto", "full", "int8", "int4"] = "auto"
+    """How matrices are held: int8 and int4 take less memory and time; `arriero eval --weights` tells how far they are
+    off. auto keeps the bits of a GGUF file on a CPU, and is full elsewhere."""
     device: str = "auto"
     """auto takes the first of cuda, mps, cpu."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

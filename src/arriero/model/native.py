@@ -1,7 +1,7 @@
 """A packed LLaMA on a CPU, a step of all its rows in one call of compiled code.
 
 What `Llama.hidden` and `output` compute over a paged cache, with one difference: matrices multiply inputs that are
-rounded to 8 bits in groups of 32, as llama.cpp does, so that a product runs on the processor's dot products of bytes.
+rounded to 15 bits in groups of 32, so that a product runs on the processor's dot products of bytes.
 
 D head dim, R tokens whose logits are wanted, V vocabulary.
 """

@@ -13,10 +13,10 @@ whole tiles.
           16t + r, in its high half that of input 32g + 16 + 4j + i; scales and mins (O/16, C/32, 16)
     int8  codes (O/16, C/32, 8, 16, 4): [t, g, j, r, i] is input 32g + 4j + i; scales (O/16, C/32, 16)
 
-On a CPU in fp32, compiled code multiplies the codes with inputs that are rounded to 8 bits in groups of 32, as
-llama.cpp does (`kernels/native/packed.h`). Where there is none, a product dequantises the matrix to the input's dtype:
-on a CPU a few tiles at a time, which stay in its cache, so that no full matrix is made; elsewhere one layer's matrix at
-once. That costs memory nothing and time a lot where few tokens are computed together.
+On a CPU in fp32, compiled code multiplies the codes with inputs that are rounded to 15 bits in groups of 32
+(`kernels/native/packed.h`), which is nearly exact. Where there is none, a product dequantises the matrix to the input's
+dtype: on a CPU a few tiles at a time, which stay in its cache, so that no full matrix is made; elsewhere one layer's
+matrix at once. That costs memory nothing and time a lot where few tokens are computed together.
 
 O outputs, C inputs; R rows of some tiles, G groups of a row.
 """

@@ -12,6 +12,7 @@ from anyio import CapacityLimiter
 from arriero.common.errors import ArrieroError, NotFoundError, did_you_mean
 from arriero.generate.engine import Engine
 from arriero.generate.live import Live
+from arriero.model.own_weights import own_weights
 from arriero.serve.answerer import ServedAdapter
 from arriero.serve.settings import ServeSettings
 
@@ -80,6 +81,7 @@ class Service:
                     raise ArrieroError(f"a model is called '{name}' already: choose another name for the adapter")
                 add_adapter(service, name, folder)
             service.open_collections()
+            service.workers.submit(service.warm_up)
         except BaseException:
             for live in models.values():
                 live.close()
@@ -116,6 +118,11 @@ class Service:
             if collection.exists:
                 self.collections[name] = ServedCollection(name=name, folder=folder, collection=collection)
 
+    def warm_up(self) -> None:
+        """Load what the first question to documents would wait for: libraries, and the first collection's encoder."""
+        for served in list(self.collections.values())[:1]:
+            served.collection.encoder.encode_queries(["warm-up"])
+
     def collection(self, name: str) -> ServedCollection:
         """A collection by its name.
 
@@ -130,29 +137,24 @@ class Service:
             )
         return served
 
-    def close(self, patience_s: float = 0.0) -> None:
-        """End all: requests that run get so many seconds, together. A second call does nothing more."""
+    def end_requests(self, patience_s: float = 0.0) -> None:
+        """Take no more requests; those that run get so many seconds. A second call may be less patient."""
         deadline = time.monotonic() + patience_s
         for live in self.models.values():
             live.close(max(0.0, deadline - time.monotonic()))
+
+    def close(self) -> None:
+        """End all, at once."""
+        self.end_requests()
         self.workers.shutdown(cancel_futures=True)
         for served in self.collections.values():
             served.collection.close()
 
-    def end_requests(self) -> None:
-        """End what runs at once, also while `close` is being patient."""
-        for live in self.models.values():
-            live.close()
-
 
 def _load_model(source: str, settings: ServeSettings) -> Live:
-    engine = Engine.load(
-        source,
-        device=settings.device,
-        dtype=settings.dtype,
-        weights=settings.weights,
-        max_batch=settings.max_batch,
-    )
+    device, dtype, weights = settings.device, settings.dtype, settings.weights
+    held = own_weights(source, device=device, dtype=dtype) if weights == "auto" else weights
+    engine = Engine.load(source, device=device, dtype=dtype, weights=held, max_batch=settings.max_batch)
     return Live(engine, max_waiting=settings.max_waiting)
 
 

@@ -38,8 +38,8 @@ class ServeSettings:
     """Folder whose subfolders are training runs to show."""
     device: str = "auto"
     dtype: DTypeName = "auto"
-    weights: Literal["full", "int8", "int4"] = "full"
-    """How the models' matrices are kept in memory."""
+    weights: Literal["auto", "full", "int8", "int4"] = "auto"
+    """How matrices are kept in memory; auto keeps the bits of a GGUF file on a CPU, and is full elsewhere."""
     max_batch: int = 16
     """Most sequences that decode together."""
     max_waiting: int = 256

@@ -99,7 +99,7 @@ class Runner:
 
 
 def multiply(matrix: Matrix, x: Tensor) -> Tensor:
-    """x Wᵀ for `x` (…, C) fp32, whose groups of 32 inputs are rounded to 8 bits; (…, rows of the matrix)."""
+    """x Wᵀ for `x` (…, C) fp32, whose groups of 32 inputs are rounded to 15 bits; (…, rows of the matrix)."""
     x = x.contiguous()
     y = x.new_empty(*x.shape[:-1], matrix.rows)  # (…, O)
     tokens = x.numel() // matrix.columns

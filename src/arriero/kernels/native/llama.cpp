@@ -61,16 +61,16 @@ struct Workspace {
         v.resize(tokens * kv);
         hidden.resize(tokens * m.hidden_dim);
         const int64_t widest = m.dim > heads ? m.dim : heads;
-        input_codes.resize(tokens * widest);
+        input_codes.resize(tokens * widest / GROUP * BYTES);
         input_scales.resize(tokens * widest / GROUP);
         input_sums.resize(tokens * widest / GROUP);
-        hidden_codes.resize(tokens * m.hidden_dim);
+        hidden_codes.resize(tokens * m.hidden_dim / GROUP * BYTES);
         hidden_scales.resize(tokens * m.hidden_dim / GROUP);
         hidden_sums.resize(tokens * m.hidden_dim / GROUP);
     }
 };
 
-// x / sqrt(mean x^2 + eps) * weight, rounded to 8 bits.
+// x / sqrt(mean x^2 + eps) * weight, rounded to 15 bits.
 void normalise(const float* x, const float* weight, float eps, float* scratch, int64_t token, Inputs& to) {
     Floats squares{};
     for (int64_t c = 0; c < to.columns; c += LANES) {
@@ -246,7 +246,7 @@ void arriero_close_pool(void* pool) { delete static_cast<Pool*>(pool); }
 // y (tokens, rows) = x (tokens, columns) W^T
 void arriero_multiply(void* pool, const Matrix* w, const float* x, int64_t tokens, float* y) {
     Pool& threads = *static_cast<Pool*>(pool);
-    std::vector<int8_t> codes(tokens * w->columns);
+    std::vector<int8_t> codes(tokens * w->columns / GROUP * BYTES);
     std::vector<float> scales(tokens * w->columns / GROUP), sums(tokens * w->columns / GROUP);
     Inputs inputs{codes.data(), scales.data(), sums.data(), w->columns};
     threads.run([&](int me) {
