@@ -1,6 +1,6 @@
 """`/api/collections` and `/api/jobs`: collections, their documents, uploads, and passages in their pages.
 
-Reading goes on while files are taken in. What becomes of an uploaded file is up to a job, which no client must wait for.
+Reading goes on while files are taken in. What becomes of an uploaded file is up to a job that no client must wait for.
 """
 
 import os

@@ -101,7 +101,8 @@ class Jobs:
     def resume(self, collection: ServedCollection) -> None:
         """Queue what an earlier server left undone; what it had not received whole is removed."""
         root = collection.folder / INCOMING
-        for folder in sorted(root.iterdir()) if root.is_dir() else ():
+        oldest_first = sorted(root.iterdir(), key=lambda path: path.stat().st_mtime) if root.is_dir() else []
+        for folder in oldest_first:
             if files := read_manifest(folder):
                 self._enqueue(Job(id=folder.name, collection=collection, folder=folder, files=files))
             else:
