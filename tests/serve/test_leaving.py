@@ -58,6 +58,23 @@ def test_a_client_that_leaves_ends_its_request(url, service, live, stalled, stre
     assert live.stats().generated_tokens - before <= 1
 
 
+def test_a_question_to_documents_is_given_up_when_its_client_leaves(url, live, stalled):
+    until(lambda: idle(live))
+    asked = {
+        "model": "arriero:notes",
+        "messages": HELLO,
+        "arriero": {"threshold": -1},
+        "max_tokens": 24,
+        "stream": True,
+    }
+    with stalled(), httpx.Client(base_url=url) as http:
+        ended = count_ended(http)
+        with pytest.raises(httpx.ReadTimeout):
+            http.post("/v1/chat/completions", json=asked, timeout=0.5)
+        until(lambda: count_ended(http) > ended)
+    until(lambda: idle(live))
+
+
 def test_many_clients_at_once_get_their_own_answers(url, service, live):
     until(lambda: idle(live))
 
@@ -96,6 +113,7 @@ def stopping(tiny_model):
         yield url_of(listener), service.models["tiny"], stop
         stop()
         thread.join()
+    service.close()
 
 
 def test_a_server_that_stops_lets_an_answer_finish(stopping):

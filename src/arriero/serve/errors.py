@@ -91,9 +91,7 @@ def as_api_error(error: BaseException) -> ApiError:
 def validation_error(errors: Sequence[Mapping[str, Any]]) -> ApiError:
     """What pydantic found, as one error about the first field that is wrong."""
     same = [error for error in errors if error["loc"][:2] == errors[0]["loc"][:2]]
-    first = max(
-        same, key=lambda error: len(error["loc"])
-    )  # of several kinds, the nearest
+    first = max(same, key=lambda error: len(error["loc"]))  # of several kinds, the nearest
     place = first["loc"]
     where = place[0] if place else "body"
     param = name_field(place[1:])

@@ -38,7 +38,7 @@ from arriero.serve.chat_schema import (
 )
 from arriero.serve.errors import ApiError
 from arriero.serve.heading import make_heading
-from arriero.serve.running import watched
+from arriero.serve.running import connected, watched
 from arriero.serve.service import PREFIX, ServedCollection, Service
 from arriero.serve.streaming import EventStream
 from arriero.serve.usage import Usage, make_usage
@@ -61,39 +61,52 @@ def names_collection(asked: ChatRequest) -> bool:
     return by_name or (asked.arriero is not None and asked.arriero.collection is not None)
 
 
+@dataclasses.dataclass(frozen=True)
+class Grounded:
+    """A whole answer, and what it stands on."""
+
+    answer: Answer
+    sources: Sources
+
+
 async def answer_grounded(asked: ChatRequest, http: Request, service: Service) -> ChatResponse | Response:
     """Answer from documents, whole or streamed."""
     question = _read(asked, service)
     cancel = threading.Event()
     pieces = _Pieces(question, cancel, service)
     name = asked.model or f"{PREFIX}{question.served.name}"
+    first = http.app.state.metrics.first_token.labels(question.answerer.name)
     if asked.stream:
-        await pieces.begin()
+        async with connected(http, cancel):
+            first.observe(await pieces.begin())
         heading = make_heading("chatcmpl", "chat.completion.chunk", name, service.settings)
-        return EventStream(_chunks(pieces, question, asked, heading), cancel)
+        return EventStream(_chunks(pieces, asked, heading), cancel)
     async with watched(http, cancel):
-        await pieces.begin()
+        first.observe(await pieces.begin())
         said = [piece async for piece in pieces]
-    answer = said[-1]
-    assert isinstance(answer, Answer)
-    message = Answered(role="assistant", content=answer.text, refusal=None)
-    choice = ChatChoice(index=0, message=message, logprobs=None, finish_reason=_reason(answer))
+    whole = said[-1]
+    assert isinstance(whole, Grounded)
+    message = Answered(role="assistant", content=whole.answer.text, refusal=None)
+    choice = ChatChoice(index=0, message=message, logprobs=None, finish_reason=_reason(whole.answer))
     heading = make_heading("chatcmpl", "chat.completion", name, service.settings)
-    return ChatResponse(**heading, choices=[choice], usage=_usage(answer), arriero=_sources(answer, question))
+    return ChatResponse(**heading, choices=[choice], usage=_usage(whole.answer), arriero=whole.sources)
 
 
 class _Pieces:
-    """An answer's pieces from the thread that makes them, the `Answer` last."""
+    """An answer's pieces of text from the thread that makes them, and the whole last."""
 
     def __init__(self, question: Question, cancel: threading.Event, service: Service) -> None:
         self._question, self._cancel, self._service = question, cancel, service
         self._loop = asyncio.get_running_loop()
-        self._told: asyncio.Queue[str | Answer | Exception] = asyncio.Queue()
-        self._deadline = time.monotonic() + service.settings.request_timeout_s
-        self._first: str | Answer | None = None
+        self._told: asyncio.Queue[str | Grounded | Exception] = asyncio.Queue()
+        self._begun = time.monotonic()
+        self._first: str | Grounded | None = None
 
-    async def begin(self) -> None:
+    async def begin(self) -> float:
         """Wait for the first piece, so that what cannot be answered is refused with a status of its own.
+
+        Returns:
+            Seconds that it took.
 
         Raises:
             BusyError: too many answers are being made.
@@ -102,20 +115,22 @@ class _Pieces:
             raise BusyError("too many questions to documents wait for an answer already: try later")
         self._service.workers.submit(self._work)
         self._first = await self._next()
+        return time.monotonic() - self._begun
 
-    async def __aiter__(self) -> AsyncIterator[str | Answer]:
+    async def __aiter__(self) -> AsyncIterator[str | Grounded]:
         assert self._first is not None, "it has not begun"
         piece = self._first
-        while not isinstance(piece, Answer):
+        while not isinstance(piece, Grounded):
             yield piece
             piece = await self._next()
-        if piece.finish_reason == "cancelled" and not self._cancel.is_set():
+        if piece.answer.finish_reason == "cancelled" and not self._cancel.is_set():
             raise ApiError(503, "the server is stopping: ask again in a moment", code="stopping")
         yield piece
 
-    async def _next(self) -> str | Answer:
+    async def _next(self) -> str | Grounded:
+        deadline = self._begun + self._service.settings.request_timeout_s
         try:
-            async with asyncio.timeout(self._deadline - time.monotonic()):
+            async with asyncio.timeout(deadline - time.monotonic()):
                 piece = await self._told.get()
         except BaseException:
             self._cancel.set()
@@ -143,9 +158,9 @@ class _Pieces:
             cancel=self._cancel,
         )
         for piece in pieces:
-            self._tell(piece)
+            self._tell(piece if isinstance(piece, str) else Grounded(piece, _sources(piece, question)))
 
-    def _tell(self, piece: str | Answer | Exception) -> None:
+    def _tell(self, piece: str | Grounded | Exception) -> None:
         with suppress(RuntimeError):  # the loop is closed: the server has ended
             self._loop.call_soon_threadsafe(self._told.put_nowait, piece)
 
@@ -215,9 +230,7 @@ def _config(asked: ChatRequest, fields: GroundedFields) -> AnswerConfig:
     return dataclasses.replace(default, sampling=sampling, **given)
 
 
-async def _chunks(
-    pieces: _Pieces, question: Question, asked: ChatRequest, heading: dict[str, Any]
-) -> AsyncIterator[ChatChunk]:
+async def _chunks(pieces: _Pieces, asked: ChatRequest, heading: dict[str, Any]) -> AsyncIterator[ChatChunk]:
     rest = heading | ({"usage": None} if asked.wants_usage else {})
     delta = ChatDelta(role="assistant", content="")
     yield ChatChunk(**rest, choices=[ChunkChoice(index=0, delta=delta, logprobs=None, finish_reason=None)])
@@ -226,10 +239,10 @@ async def _chunks(
             delta = ChatDelta(content=piece)
             yield ChatChunk(**rest, choices=[ChunkChoice(index=0, delta=delta, logprobs=None, finish_reason=None)])
             continue
-        last = ChunkChoice(index=0, delta=ChatDelta(), logprobs=None, finish_reason=_reason(piece))
-        yield ChatChunk(**rest, choices=[last], arriero=_sources(piece, question))
+        last = ChunkChoice(index=0, delta=ChatDelta(), logprobs=None, finish_reason=_reason(piece.answer))
+        yield ChatChunk(**rest, choices=[last], arriero=piece.sources)
         if asked.wants_usage:
-            yield ChatChunk(**heading, choices=[], usage=_usage(piece))
+            yield ChatChunk(**heading, choices=[], usage=_usage(piece.answer))
 
 
 def _reason(answer: Answer) -> FinishReason:

@@ -154,7 +154,7 @@ async def _chunks(
             yield chunk(index, prompts[index // count].text, None, None)
     async for at, delta in running.deltas():
         index = at * count + delta.sample
-        if asked.max_tokens != 0 and (delta.text or delta.ids):
+        if asked.max_tokens != 0 and (delta.text or delta.logprobs):
             told = None if delta.logprobs is None else writers[index].write(delta.ids, delta.logprobs)
             yield chunk(index, delta.text, told, None)
         if delta.completion is not None:

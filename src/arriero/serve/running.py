@@ -129,7 +129,15 @@ def ended_by(cancel: threading.Event) -> Iterator[None]:
 
 @asynccontextmanager
 async def watched(http: HttpRequest, cancel: threading.Event) -> AsyncIterator[None]:
-    """When the client leaves, the block is ended and the event is set, as it is at the block's end in any case.
+    """`connected`, and the event is set at the block's end in any case."""
+    with ended_by(cancel):
+        async with connected(http, cancel):
+            yield
+
+
+@asynccontextmanager
+async def connected(http: HttpRequest, cancel: threading.Event) -> AsyncIterator[None]:
+    """When the client leaves, the block is ended and the event is set.
 
     Raises:
         ApiError: the client has left: nobody will read the answer.
@@ -141,7 +149,7 @@ async def watched(http: HttpRequest, cancel: threading.Event) -> AsyncIterator[N
         cancel.set()
         scope.cancel()
 
-    with ended_by(cancel), CancelScope() as scope:
+    with CancelScope() as scope:
         task = asyncio.create_task(watch())
         try:
             yield

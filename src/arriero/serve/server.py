@@ -83,11 +83,12 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop: the engines end what does not finish in time, and that is told to its clients."""
-        closing = asyncio.create_task(asyncio.to_thread(self._service.close, self._service.settings.patience_s))
+        patience_s = self._service.settings.patience_s
+        ending = asyncio.create_task(asyncio.to_thread(self._service.end_requests, patience_s))
         await super().shutdown(sockets)
         if self.force_exit:
             self._service.end_requests()
-        await closing
+        await ending
 
 
 def run(service: Service, listener: socket.socket, ready: Callable[[], None]) -> None:
