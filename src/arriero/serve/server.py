@@ -71,6 +71,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,  # a client could call itself anything
                 lifespan="on",
+                timeout_keep_alive=75,  # a client that asks again now and then must not meet a connection just closed
                 timeout_graceful_shutdown=math.ceil(patience_s) + _GRACE_S,
             )
         )
