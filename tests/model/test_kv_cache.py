@@ -85,23 +85,6 @@ def test_heads_come_before_tokens_and_start_as_zeros(tiny):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("rows", [[0, 1, 2, 3], [3], [1, 3], [0, 2, 3], [2, 1]])
-def test_kept_rows_go_on_as_before(rows, tiny, make_model):
-    model = make_model(tiny)
-    tokens = torch.randint(101, (4, 20), generator=torch.Generator().manual_seed(0))
-    lengths = [9, 5, 7, 3]
-    cache = filled(model, tokens, lengths)
-    order = cache.keep(rows)
-    assert sorted(order) == sorted(rows)
-    assert cache.lengths.tolist() == [lengths[row] for row in order]
-    for step in range(2):
-        logits = model(torch.stack([tokens[row, lengths[row] + step] for row in order])[:, None], cache=cache)
-        for place, row in enumerate(order):
-            alone = model(tokens[row : row + 1, : lengths[row] + step + 1])[:, -1]
-            torch.testing.assert_close(logits[place], alone, atol=2e-5, rtol=1e-5)
-
-
-@torch.no_grad()
 def test_adopted_prompts_go_on_in_their_rows(tiny, make_model, tokens):
     model = make_model(tiny)
     prompts, cache = filled(model, tokens, [9, 5]), KVCache(tiny, 3, 12)

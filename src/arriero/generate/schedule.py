@@ -1,34 +1,10 @@
-"""Which rows decode together, and which prompts are read together: pure functions on lengths.
-
-A wave is a batch that shares one cache of rows × longest row; it is bounded in rows and in cache tokens. Rows of
-similar length go together, so that little of the cache and of the reading is padding.
-"""
+"""Which prompts are read together where rows of one cache are padded to the longest: a pure function on lengths."""
 
 from collections.abc import Sequence
 
 PromptKey = tuple[str, tuple[int, ...]]
 """An adapter's name, '' for the default, and a prompt: what makes two rows' caches equal."""
 _PREFILL_TOKENS = 4096  # of one forward pass, padding included: bounds its activations
-
-
-def plan_waves(rooms: Sequence[int], prompts: Sequence[PromptKey], max_rows: int, max_tokens: int) -> list[list[int]]:
-    """Indices of the rows of each wave, longest first; samples of one prompt stay together.
-
-    Args:
-        rooms: cache tokens that each row may need, none above max_tokens.
-        prompts: each row's prompt.
-        max_rows: most rows in a wave.
-        max_tokens: most rows × longest row.
-    """
-    order = sorted(range(len(rooms)), key=lambda row: (-rooms[row], prompts[row]))
-    waves: list[list[int]] = []
-    for row in order:
-        wave = waves[-1] if waves else []
-        if wave and len(wave) < max_rows and (len(wave) + 1) * rooms[wave[0]] <= max_tokens:
-            wave.append(row)
-        else:
-            waves.append([row])
-    return waves
 
 
 def group_prompts(prompts: Sequence[PromptKey]) -> list[dict[PromptKey, list[int]]]:

@@ -167,21 +167,6 @@ class KVCache:
         for target in rows:
             self._lengths[target] = length
 
-    def keep(self, rows: Sequence[int]) -> list[int]:
-        """Forget every row but these, in place: the last ones move into the gaps; returns each new row's old place."""
-        count = len(rows)
-        order = list(range(count))
-        gaps = sorted(set(order).difference(rows))
-        movers = [row for row in rows if row >= count]
-        for gap, mover in zip(gaps, movers, strict=True):
-            length = self._lengths[mover]
-            self.k[:, gap, :, :length] = self.k[:, mover, :, :length]
-            self.v[:, gap, :, :length] = self.v[:, mover, :, :length]
-            order[gap] = mover
-        self.k, self.v = self.k[:, :count], self.v[:, :count]  # (L, count, K, max_len, D)
-        self._lengths = [self._lengths[row] for row in order]
-        return order
-
     def truncate(self, lengths: Sequence[int]) -> None:
         """Forget each row's tokens from `lengths[b]` on; a row already shorter stays as it is."""
         self._lengths = [min(old, new) for old, new in zip(self._lengths, lengths, strict=True)]
