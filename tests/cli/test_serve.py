@@ -109,6 +109,7 @@ def test_the_page_is_opened_where_there_is_a_display(run, served, tiny_model, tm
 @pytest.mark.parametrize("stop", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_ends_it_after_the_answers_that_run(tiny_model: Path, tmp_path: Path, stop):
     command = [sys.executable, "-m", "arriero", "serve", "--model", str(tiny_model), "--port", "0", "--no-open"]
+    command += ["--patience-s", "60"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -8,8 +8,11 @@ import httpx
 import openai
 import pytest
 
+from arriero.common.errors import BusyError
 from arriero.generate.engine import Engine
 from arriero.generate.live import Live
+from arriero.generate.request import Request
+from arriero.generate.sampling import SamplingConfig
 from arriero.serve.server import Server, listen, url_of
 from arriero.serve.service import Service
 from arriero.serve.settings import ServeSettings
@@ -97,9 +100,10 @@ def test_many_clients_at_once_get_their_own_answers(url, service, live):
 
 
 @pytest.fixture
-def stopping(tiny_model):
-    """A server of its own, and how to stop it: (address, engine, stop)."""
-    service = Service(ServeSettings(port=0, patience_s=0.5, device="cpu"), {"tiny": Live(Engine.load(str(tiny_model)))})
+def stopping(request, tiny_model):
+    """A server of its own of so much patience, and how to stop it: (address, engine, stop)."""
+    settings = ServeSettings(port=0, patience_s=request.param, device="cpu")
+    service = Service(settings, {"tiny": Live(Engine.load(str(tiny_model)))})
     ready = threading.Event()
     with listen(service.settings) as listener:
         server = Server(service, ready.set)
@@ -116,6 +120,7 @@ def stopping(tiny_model):
     service.close()
 
 
+@pytest.mark.parametrize("stopping", [60.0], indirect=True)
 def test_a_server_that_stops_lets_an_answer_finish(stopping):
     url, _, stop = stopping
     body = {"prompt": "x", "max_tokens": 50, "ignore_eos": True, "stream": True, "temperature": 0}
@@ -129,6 +134,16 @@ def test_a_server_that_stops_lets_an_answer_finish(stopping):
     assert rest[-1] == "data: [DONE]"
 
 
+def refuses(live: Live) -> bool:
+    """Whether an engine takes no more requests."""
+    try:
+        live.submit(Request(prompt_ids=[1], sampling=SamplingConfig(max_tokens=1)), lambda delta: None)
+    except BusyError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("stopping", [0.2], indirect=True)
 def test_what_does_not_finish_in_time_is_told_so(stopping):
     url, live, stop = stopping
     body = {"prompt": "x", "max_tokens": 200, "ignore_eos": True, "stream": True, "echo": True}
@@ -139,6 +154,7 @@ def test_what_does_not_finish_in_time_is_told_so(stopping):
         lines = answer.iter_lines()
         next(lines)  # the echo
         stop()
+        until(lambda: refuses(live))
         time.sleep(1.0)  # longer than the server's patience
         go_on.set()
         rest = [line for line in lines if line]
