@@ -184,6 +184,19 @@ class TestQueue:
         assert finish(submit(at, served, 1, ("a.txt", TEXT))).state == "done"
         at.close(60)
 
+    def test_a_full_disk_ends_no_thread(self, served, monkeypatch):
+        def fail(*_, **__):
+            raise OSError(28, "No space left on device")
+
+        at, first, second = Jobs(), receive(served, 0, ("a.txt", TEXT)), receive(served, 1, ("b.txt", TEXT + b"b"))
+        one = at.submit(served, first[0].path.parent, first)
+        monkeypatch.setattr(intake, "atomic_file", fail)
+        monkeypatch.setattr(intake.shutil, "rmtree", fail)
+        finish(one)
+        monkeypatch.undo()
+        assert finish(at.submit(served, second[0].path.parent, second)).state == "done"
+        at.close(60)
+
     def test_another_programs_lock_is_waited_for_and_then_told(self, served, monkeypatch):
         monkeypatch.setattr(intake, "_WAIT_S", 0.1)
         at = Jobs()

@@ -150,8 +150,9 @@ def make_collection(new: NewCollection, request: Request) -> CollectionInfo:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     collection = Collection.open(folder, device=service.settings.device)
-    service.collections[name] = ServedCollection(name=name, folder=folder, collection=collection)
-    return _describe(service.collections[name])
+    served = ServedCollection(name=name, folder=folder, collection=collection)
+    _publish(service, name, served)
+    return _describe(served)
 
 
 @router.delete("/collections/{name}", status_code=204)
@@ -161,8 +162,7 @@ def delete_collection(name: str, request: Request) -> Response:
     served = service.collection(name)
     if served.folder.is_symlink() or served.folder.absolute().parent != service.settings.collections.absolute():
         raise ApiError(403, f"the collection '{name}' lies in a folder of yours: delete it there", code="not_ours")
-    if service.collections.pop(name, None) is not served:  # from now on nobody finds it
-        raise ApiError(404, f"there is no collection '{name}' any more", code="not_found")
+    _publish(service, name, None)  # from now on nobody finds it
     try:
         _jobs(request).cancel(served, _WAIT_S)
         with _alone(served):
@@ -170,7 +170,7 @@ def delete_collection(name: str, request: Request) -> Response:
             (served.folder / FILE_NAME).unlink(missing_ok=True)  # first: without it the rest is no collection
             shutil.rmtree(served.folder, ignore_errors=True)
     except BusyError:
-        service.collections[name] = served
+        _publish(service, name, served)
         raise
     return Response(status_code=204)
 
@@ -257,6 +257,15 @@ def show_passage(name: str, number: Annotated[int, Path(ge=0, lt=2**63)], reques
 def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
+
+
+def _publish(service: Service, name: str, served: ServedCollection | None) -> None:
+    """Let all find a collection, or nobody. The dictionary is replaced: others may be going through it."""
+    with service.changing:
+        if served is None and name not in service.collections:
+            raise ApiError(404, f"there is no collection '{name}' any more", code="not_found")
+        others = {known: each for known, each in service.collections.items() if known != name}
+        service.collections = others if served is None else others | {name: served}
 
 
 def _jobs(request: Request) -> Jobs:

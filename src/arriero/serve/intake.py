@@ -90,10 +90,7 @@ def take_in(collection: ServedCollection, files: Sequence[IncomingFile], check: 
             documents = {info.location: info.name for info in writer.list()}
             for file in placed:
                 document = documents.get(locate(kept / file.name, writer.folder))
-                _settle(file, kept / file.name, document, report)
-                if file.state == "failed" and document is None:
-                    with suppress(NotFoundError):  # so that an update does not look for it
-                        writer.remove(kept / file.name)
+                _settle(file, kept / file.name, document, writer, report)
     except ArrieroError as error:
         for file in files:
             if file.state == "waiting":
@@ -152,12 +149,15 @@ def _put_back(file: IncomingFile, kept: Path) -> None:
         (kept / file.name).unlink(missing_ok=True)
 
 
-def _settle(file: IncomingFile, target: Path, document: str | None, report: IngestReport) -> None:
+def _settle(file: IncomingFile, target: Path, document: str | None, writer: Collection, report: IngestReport) -> None:
     """See what became of a file; `document` is what it is called in the collection, if it is there."""
     reason = dict(report.failed).get(str(target))
     if reason is None:
-        file.end("unchanged" if document in report.unchanged else "added")
         file.earlier.unlink(missing_ok=True)
-    else:
-        file.end("failed", reason)
-        _put_back(file, target.parent)
+        file.end("unchanged" if document in report.unchanged else "added")
+        return
+    _put_back(file, target.parent)
+    if document is None:
+        with suppress(NotFoundError):  # so that an update does not look for it
+            writer.remove(target)
+    file.end("failed", reason)

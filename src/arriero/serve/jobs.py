@@ -10,7 +10,7 @@ import shutil
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -170,7 +170,8 @@ class Jobs:
                 for _, file in portion:
                     file.end("failed", "a defect of the server: its log tells where")
             for job in jobs:
-                write_manifest(job.folder, job.files)
+                with suppress(OSError):  # a full disk, say: what is done is done again then, and is unchanged
+                    write_manifest(job.folder, job.files)
 
     def _next(self) -> list[tuple[Job, IncomingFile]]:
         """The next files of one collection; waits for them, and gives none at the end."""
