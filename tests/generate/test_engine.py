@@ -61,7 +61,7 @@ def test_a_request_gives_the_same_in_any_batch_as_alone(tiny_model, byte_tokeniz
         assert together[index].request == index
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(order=st.permutations(range(len(MIXED))), max_batch=st.integers(1, 9))
 def test_order_and_batch_size_change_no_answer(tiny_model, byte_tokenizer, order, max_batch):
     engine = Engine(tiny_model, byte_tokenizer, max_batch=max_batch)

@@ -15,7 +15,7 @@ def collect(engine, **changes):
     return list(engine.stream(request)), engine.generate([request])
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(seed=st.integers(0, 2**31), stop=st.lists(st.sampled_from(["a", "xy", "�", "\n", "�z"]), max_size=2))
 def test_joined_deltas_are_the_completion_that_generate_gives(engine, seed, stop):
     deltas, completions = collect(engine, seed=seed, stop=tuple(stop))

@@ -66,6 +66,8 @@ ENDLESS = {
     "dump with a wide indent": "{{ ([1] * 999999)|tojson(indent=9999) }}",
     "recursive loop": "{% for a in [1] recursive %}{{ loop([1]) }}{% endfor %}",
 }
+LONG = {"filters in a loop"}
+"""Ends in time, but late."""
 
 
 @pytest.mark.parametrize("source", ESCAPES.values(), ids=ESCAPES.keys())
@@ -76,13 +78,16 @@ def test_the_sandbox_keeps_templates_in(source: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("source", ENDLESS.values(), ids=ENDLESS.keys())
+@pytest.mark.parametrize(
+    "source",
+    [pytest.param(x, id=name, marks=[pytest.mark.slow] if name in LONG else []) for name, x in ENDLESS.items()],
+)
 def test_work_is_bounded(source: str) -> None:
     template = ChatTemplate(source, {})
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(ArrieroError, match="the chat template"):
         template.render([{"role": "user", "content": "x"}])
-    assert time.monotonic() - started < 60
+    assert time.process_time() - started < 60
 
 
 @pytest.mark.parametrize(

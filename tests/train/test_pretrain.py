@@ -111,7 +111,9 @@ def test_a_finished_run_stays_as_it_is(whole: Path, sources: tuple[Path, Path]) 
     assert (whole / "model/model.safetensors").stat().st_mtime_ns == model
 
 
-@pytest.mark.parametrize("step", ["2", "7"], ids=["before any checkpoint", "after one"])
+@pytest.mark.parametrize(
+    "step", [pytest.param("2", id="before any checkpoint", marks=pytest.mark.slow), pytest.param("7", id="after one")]
+)
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     whole: Path, sources: tuple[Path, Path], tmp_path: Path, step: str
 ) -> None:

@@ -13,8 +13,12 @@ of the memory on English and code (`benchmarks/tokenizer_training.py`), and is i
 single digits are those of every script.
 """
 
+import atexit
 import json
+import os
 import re
+import signal
+import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -202,7 +206,18 @@ def _interruptible(work: Callable[[], None], stopped: threading.Event) -> None:
     try:
         while thread.is_alive():
             thread.join(0.1)
+    except KeyboardInterrupt:
+        atexit.register(_leave, thread)
+        raise
     finally:
         stopped.set()
     if failures:
         raise failures[0]
+
+
+def _leave(thread: threading.Thread) -> None:
+    """End the process as Ctrl-C does: a thread of Rust that asks Python for a text while Python ends aborts it."""
+    if thread.is_alive():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(128 + signal.SIGINT)
