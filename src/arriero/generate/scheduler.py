@@ -109,6 +109,7 @@ class Scheduler:
         while not turns and self._running:  # prompts have taken all pages, and none can be read to its end
             self._preempt(self._running[-1])
             turns = self._plan()
+        assert turns or not self._waiting or moved, "a row needs more pages than the cache has"
         if turns:
             moved += self._advance(turns)
         return moved
