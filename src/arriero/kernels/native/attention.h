@@ -2,6 +2,7 @@
 // with a page of sixteen keys as the tile.
 #pragma once
 
+#include "pool.h"
 #include "vectors.h"
 
 namespace arriero {
@@ -154,20 +155,25 @@ static inline void attend(
         for (int64_t d = 0; d < pages.dim; d += LANES) store(outs[r] + d, load<Floats>(outs[r] + d) / total[r]);
 }
 
-// What one of `threads` does of all spans' attention: blocks of tokens and KV heads are dealt out in turn, as later
-// blocks of a prompt see more keys.
+// The attention of all spans, in blocks of tokens and KV heads.
 template <class T>
-static inline void attend_share(
-    int me, int threads, const Pages<T>& pages, const Span* spans, int64_t count, float scale, const float* q,
-    float* out) {
-    int64_t number = 0;
-    for (int64_t i = 0; i < count; i++)
-        for (int64_t t0 = 0; t0 < spans[i].tokens; t0 += QUERIES) {
-            const int64_t left = spans[i].tokens - t0;
+static inline void attend_all(
+    Pool& pool, const Pages<T>& pages, const Span* spans, int64_t count, float scale, const float* q, float* out) {
+    struct Block {
+        const Span* span;
+        int64_t from, count, head;
+    };
+    std::vector<Block> blocks;
+    for (const Span* span = spans; span < spans + count; span++)
+        for (int64_t from = 0; from < span->tokens; from += QUERIES) {
+            const int64_t left = span->tokens - from;
             for (int64_t head = 0; head < pages.kv_heads; head++)
-                if (number++ % threads == me)
-                    attend(pages, spans[i], t0, left < QUERIES ? left : QUERIES, head, scale, q, out);
+                blocks.push_back({span, from, left < QUERIES ? left : QUERIES, head});
         }
+    pool.each(blocks.size(), [&](int64_t begin, int64_t end) {
+        for (const Block* b = &blocks[begin]; b < &blocks[0] + end; b++)
+            attend(pages, *b->span, b->from, b->count, b->head, scale, q, out);
+    });
 }
 
 }  // namespace arriero

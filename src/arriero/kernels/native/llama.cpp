@@ -1,7 +1,6 @@
 // One step of a LLaMA on a CPU: the new tokens of many rows through all layers at once, without Python in between.
 //
-// The same function as arriero.model.transformer, with packed matrices; tests hold it against that file. Its threads go
-// through the stages of a layer side by side and meet at a barrier after each.
+// The same function as arriero.model.transformer, with packed matrices; tests hold it against that file.
 #include "attention.h"
 #include "packed.h"
 #include "pool.h"
@@ -44,7 +43,7 @@ namespace {
 // What the threads of a step share.
 struct Workspace {
     int64_t room = 0;
-    std::vector<float> x, q, k, v, attended, hidden, input_scales, input_sums, hidden_scales, hidden_sums;
+    std::vector<float> x, normed, q, k, v, attended, hidden, input_scales, input_sums, hidden_scales, hidden_sums;
     std::vector<int8_t> input_codes, hidden_codes;
 
     Inputs inputs(int64_t columns) { return {input_codes.data(), input_scales.data(), input_sums.data(), columns}; }
@@ -55,6 +54,7 @@ struct Workspace {
         room = tokens;
         const int64_t heads = m.n_heads * m.head_dim, kv = m.n_kv_heads * m.head_dim;
         x.resize(tokens * m.dim);
+        normed.resize(tokens * m.dim);
         q.resize(tokens * heads);
         attended.resize(tokens * heads);
         k.resize(tokens * kv);
@@ -69,19 +69,6 @@ struct Workspace {
         hidden_sums.resize(tokens * m.hidden_dim / GROUP);
     }
 };
-
-// x / sqrt(mean x^2 + eps) * weight, rounded to 15 bits.
-void normalise(const float* x, const float* weight, float eps, float* scratch, int64_t token, Inputs& to) {
-    Floats squares{};
-    for (int64_t c = 0; c < to.columns; c += LANES) {
-        const Floats part = load<Floats>(x + c);
-        squares += part * part;
-    }
-    const float factor = 1.0f / std::sqrt(sum_of(squares) / float(to.columns) + eps);
-    for (int64_t c = 0; c < to.columns; c += LANES)
-        store(scratch + c, load<Floats>(x + c) * factor * load<Floats>(weight + c));
-    quantise(scratch, token, to);
-}
 
 // Rotary positions, Hugging Face's layout: dims i and i + D/2 are a pair.
 void rotate(float* x, int64_t heads, int64_t dim, const float* cos, const float* sin) {
@@ -99,110 +86,113 @@ class Runner {
     Runner(const Model& model, int threads) : m_(model), pool_(threads) {}
 
     void run(const Step& step) {
-        const std::lock_guard<std::mutex> one(stepping_);
+        const std::lock_guard<std::mutex> one(pool_.busy);
         s_ = &step;
-        work_.reserve(m_, step.tokens > step.wanted ? step.tokens : step.wanted);
-        pool_.run([this](int me) { walk(me); });
+        w_.reserve(m_, step.tokens > step.wanted ? step.tokens : step.wanted);
+        for (int64_t n = 0; n < step.tokens; n++)
+            std::memcpy(&w_.x[n * m_.dim], m_.embeddings + step.ids[n] * m_.dim, m_.dim * sizeof(float));
+        for (int64_t layer = 0; layer < m_.n_layers; layer++) {
+            attention(m_.layers[layer], layer);
+            feed_forward(m_.layers[layer]);
+        }
+        output();
     }
 
   private:
-    void walk(int me) {
-        const Step& s = *s_;
-        const Range own = pool_.share(me, s.tokens);
-        for (int64_t n = own.begin; n < own.end; n++)
-            std::memcpy(&work_.x[n * m_.dim], m_.embeddings + s.ids[n] * m_.dim, m_.dim * sizeof(float));
-        for (int64_t layer = 0; layer < m_.n_layers; layer++) {
-            attention(me, own, m_.layers[layer], layer);
-            feed_forward(me, own, m_.layers[layer]);
-        }
-        output(me);
-    }
-
     // h = x + Wo attention(norm x)
-    void attention(int me, Range own, const Layer& layer, int64_t number) {
-        const int64_t q_dim = m_.n_heads * m_.head_dim, kv_dim = m_.n_kv_heads * m_.head_dim;
-        Inputs inputs = work_.inputs(m_.dim), attended = work_.inputs(q_dim);
-        std::vector<float> scratch(m_.dim);
-        for (int64_t n = own.begin; n < own.end; n++)
-            normalise(&work_.x[n * m_.dim], layer.attention_norm, m_.norm_eps, scratch.data(), n, inputs);
-        pool_.barrier();
-        project(me, layer.wq, inputs, work_.q.data());
-        project(me, layer.wk, inputs, work_.k.data());
-        project(me, layer.wv, inputs, work_.v.data());
-        pool_.barrier();
+    void attention(const Layer& layer, int64_t number) {
+        const int64_t heads = m_.n_heads * m_.head_dim, kv_heads = m_.n_kv_heads * m_.head_dim, tokens = s_->tokens;
+        Inputs inputs = w_.inputs(m_.dim), attended = w_.inputs(heads);
+        each_token(tokens, [&](int64_t n) { normalise(&w_.x[n * m_.dim], layer.attention_norm, n, inputs); });
+        const int64_t q_tiles = layer.wq.rows / LANES, k_tiles = layer.wk.rows / LANES;
+        pool_.each(q_tiles + 2 * k_tiles, [&](int64_t begin, int64_t end) {
+            for (int64_t tile = begin; tile < end; tile++) {
+                if (tile < q_tiles)
+                    project(layer.wq, tile, inputs, w_.q.data());
+                else if (tile < q_tiles + k_tiles)
+                    project(layer.wk, tile - q_tiles, inputs, w_.k.data());
+                else
+                    project(layer.wv, tile - q_tiles - k_tiles, inputs, w_.v.data());
+            }
+        });
         const Pages<uint16_t> pages = pages_of(number);
-        for (int64_t n = own.begin; n < own.end; n++) {
+        each_token(tokens, [&](int64_t n) {
             const int64_t turn = s_->positions[n] * (m_.head_dim / 2);
-            rotate(&work_.q[n * q_dim], m_.n_heads, m_.head_dim, m_.cos + turn, m_.sin + turn);
-            rotate(&work_.k[n * kv_dim], m_.n_kv_heads, m_.head_dim, m_.cos + turn, m_.sin + turn);
+            rotate(&w_.q[n * heads], m_.n_heads, m_.head_dim, m_.cos + turn, m_.sin + turn);
+            rotate(&w_.k[n * kv_heads], m_.n_kv_heads, m_.head_dim, m_.cos + turn, m_.sin + turn);
             keep(pages, n);
-        }
-        pool_.barrier();
-        attend_share(
-            me, pool_.count(), pages, s_->span, s_->spans, 1.0f / std::sqrt(float(m_.head_dim)), work_.q.data(),
-            work_.attended.data());
-        pool_.barrier();
-        for (int64_t n = own.begin; n < own.end; n++) quantise(&work_.attended[n * q_dim], n, attended);
-        pool_.barrier();
-        add_projection(me, layer.wo, attended);
-        pool_.barrier();
+        });
+        attend_all(pool_, pages, s_->span, s_->spans, 1 / std::sqrt(float(m_.head_dim)), w_.q.data(), w_.attended.data());
+        each_token(tokens, [&](int64_t n) { quantise(&w_.attended[n * heads], n, attended); });
+        add_projection(layer.wo, attended);
     }
 
     // out = h + W2 (silu(W1 norm h) * W3 norm h)
-    void feed_forward(int me, Range own, const Layer& layer) {
+    void feed_forward(const Layer& layer) {
         const int64_t tokens = s_->tokens, hidden = m_.hidden_dim;
-        Inputs inputs = work_.inputs(m_.dim), hiddens = work_.hiddens(hidden);
-        std::vector<float> scratch(m_.dim);
-        for (int64_t n = own.begin; n < own.end; n++)
-            normalise(&work_.x[n * m_.dim], layer.ffn_norm, m_.norm_eps, scratch.data(), n, inputs);
-        pool_.barrier();
-        const Range tiles = pool_.share(me, layer.w1.rows / LANES);
-        for (int64_t tile = tiles.begin; tile < tiles.end; tile++) {
-            float* column = work_.hidden.data() + tile * LANES;
-            multiply(layer.w1, tile, inputs, tokens, [&](int64_t n, Floats a) { store(column + n * hidden, a); });
-            multiply(layer.w3, tile, inputs, tokens, [&](int64_t n, Floats b) {
-                const Floats a = load<Floats>(column + n * hidden);
-                store(column + n * hidden, a / (exponential(-a) + 1.0f) * b);
-            });
-        }
-        pool_.barrier();
-        for (int64_t n = own.begin; n < own.end; n++) quantise(&work_.hidden[n * hidden], n, hiddens);
-        pool_.barrier();
-        add_projection(me, layer.w2, hiddens);
-        pool_.barrier();
+        Inputs inputs = w_.inputs(m_.dim), hiddens = w_.hiddens(hidden);
+        each_token(tokens, [&](int64_t n) { normalise(&w_.x[n * m_.dim], layer.ffn_norm, n, inputs); });
+        pool_.each(layer.w1.rows / LANES, [&](int64_t begin, int64_t end) {
+            for (int64_t tile = begin; tile < end; tile++) {
+                float* column = w_.hidden.data() + tile * LANES;
+                multiply(layer.w1, tile, inputs, tokens, [&](int64_t n, Floats a) { store(column + n * hidden, a); });
+                multiply(layer.w3, tile, inputs, tokens, [&](int64_t n, Floats b) {
+                    const Floats a = load<Floats>(column + n * hidden);
+                    store(column + n * hidden, a / (exponential(-a) + 1.0f) * b);
+                });
+            }
+        });
+        each_token(tokens, [&](int64_t n) { quantise(&w_.hidden[n * hidden], n, hiddens); });
+        add_projection(layer.w2, hiddens);
     }
 
     // The logits of the tokens that are asked for.
-    void output(int me) {
-        const Step& s = *s_;
-        Inputs inputs = work_.inputs(m_.dim);
-        std::vector<float> scratch(m_.dim);
-        const Range own = pool_.share(me, s.wanted);
-        for (int64_t i = own.begin; i < own.end; i++)
-            normalise(&work_.x[s.wanted_at[i] * m_.dim], m_.norm, m_.norm_eps, scratch.data(), i, inputs);
-        pool_.barrier();
-        const Range tiles = pool_.share(me, m_.output.rows / LANES);
-        for (int64_t tile = tiles.begin; tile < tiles.end; tile++)
-            multiply(m_.output, tile, inputs, s.wanted, [&](int64_t i, Floats out) {
-                store(s.logits + i * m_.output.rows + tile * LANES, out);
-            });
+    void output() {
+        Inputs inputs = w_.inputs(m_.dim);
+        const int64_t wanted = s_->wanted, rows = m_.output.rows;
+        each_token(wanted, [&](int64_t i) { normalise(&w_.x[s_->wanted_at[i] * m_.dim], m_.norm, i, inputs); });
+        pool_.each(rows / LANES, [&](int64_t begin, int64_t end) {
+            for (int64_t tile = begin; tile < end; tile++)
+                multiply(m_.output, tile, inputs, wanted, [&](int64_t i, Floats out) {
+                    store(s_->logits + i * rows + tile * LANES, out);
+                });
+        });
     }
 
-    void project(int me, const Matrix& w, const Inputs& inputs, float* to) {
-        const Range tiles = pool_.share(me, w.rows / LANES);
-        for (int64_t tile = tiles.begin; tile < tiles.end; tile++)
-            multiply(w, tile, inputs, s_->tokens, [&](int64_t n, Floats out) {
-                store(to + n * w.rows + tile * LANES, out);
-            });
+    template <class Work>
+    void each_token(int64_t tokens, const Work& work) {
+        pool_.each(tokens, [&](int64_t begin, int64_t end) {
+            for (int64_t n = begin; n < end; n++) work(n);
+        });
     }
 
-    void add_projection(int me, const Matrix& w, const Inputs& inputs) {
-        const Range tiles = pool_.share(me, w.rows / LANES);
-        for (int64_t tile = tiles.begin; tile < tiles.end; tile++)
-            multiply(w, tile, inputs, s_->tokens, [&](int64_t n, Floats out) {
-                float* x = &work_.x[n * m_.dim + tile * LANES];
-                store(x, load<Floats>(x) + out);
-            });
+    // x / sqrt(mean x^2 + eps) * weight, rounded.
+    void normalise(const float* x, const float* weight, int64_t token, Inputs& to) {
+        Floats squares{};
+        for (int64_t c = 0; c < to.columns; c += LANES) {
+            const Floats part = load<Floats>(x + c);
+            squares += part * part;
+        }
+        const float factor = 1.0f / std::sqrt(sum_of(squares) / float(to.columns) + m_.norm_eps);
+        float* normed = &w_.normed[token * m_.dim];
+        for (int64_t c = 0; c < to.columns; c += LANES)
+            store(normed + c, load<Floats>(x + c) * factor * load<Floats>(weight + c));
+        quantise(normed, token, to);
+    }
+
+    void project(const Matrix& w, int64_t tile, const Inputs& inputs, float* to) {
+        multiply(w, tile, inputs, s_->tokens, [&](int64_t n, Floats out) { store(to + n * w.rows + tile * LANES, out); });
+    }
+
+    // x += W inputs
+    void add_projection(const Matrix& w, const Inputs& inputs) {
+        pool_.each(w.rows / LANES, [&](int64_t begin, int64_t end) {
+            for (int64_t tile = begin; tile < end; tile++)
+                multiply(w, tile, inputs, s_->tokens, [&](int64_t n, Floats out) {
+                    float* x = &w_.x[n * m_.dim + tile * LANES];
+                    store(x, load<Floats>(x) + out);
+                });
+        });
     }
 
     Pages<uint16_t> pages_of(int64_t layer) const {
@@ -215,16 +205,15 @@ class Runner {
         for (int64_t h = 0; h < m_.n_kv_heads; h++) {
             const int64_t from = (n * m_.n_kv_heads + h) * m_.head_dim;
             for (int64_t d = 0; d < m_.head_dim; d += LANES) {
-                store_as(pages.key(page, h) + place + d, load<Floats>(&work_.k[from + d]));
-                store_as(pages.value(page, h) + place + d, load<Floats>(&work_.v[from + d]));
+                store_as(pages.key(page, h) + place + d, load<Floats>(&w_.k[from + d]));
+                store_as(pages.value(page, h) + place + d, load<Floats>(&w_.v[from + d]));
             }
         }
     }
 
     const Model& m_;
     Pool pool_;
-    std::mutex stepping_;
-    Workspace work_;
+    Workspace w_;
     const Step* s_ = nullptr;
 };
 
@@ -249,11 +238,12 @@ void arriero_multiply(void* pool, const Matrix* w, const float* x, int64_t token
     std::vector<int8_t> codes(tokens * w->columns / GROUP * BYTES);
     std::vector<float> scales(tokens * w->columns / GROUP), sums(tokens * w->columns / GROUP);
     Inputs inputs{codes.data(), scales.data(), sums.data(), w->columns};
-    threads.run([&](int me) {
-        const Range own = threads.share(me, tokens), tiles = threads.share(me, w->rows / LANES);
-        for (int64_t n = own.begin; n < own.end; n++) quantise(x + n * w->columns, n, inputs);
-        threads.barrier();
-        for (int64_t tile = tiles.begin; tile < tiles.end; tile++)
+    const std::lock_guard<std::mutex> one(threads.busy);
+    threads.each(tokens, [&](int64_t begin, int64_t end) {
+        for (int64_t n = begin; n < end; n++) quantise(x + n * w->columns, n, inputs);
+    });
+    threads.each(w->rows / LANES, [&](int64_t begin, int64_t end) {
+        for (int64_t tile = begin; tile < end; tile++)
             multiply(*w, tile, inputs, tokens, [&](int64_t n, Floats out) {
                 store(y + n * w->rows + tile * LANES, out);
             });
@@ -265,8 +255,8 @@ void arriero_attend(
     void* pool, const Span* spans, int64_t count, float* k, float* v, int64_t heads, int64_t kv_heads, int64_t dim,
     float scale, const float* q, float* out) {
     Pool& threads = *static_cast<Pool*>(pool);
-    const Pages<float> pages{k, v, heads, kv_heads, dim};
-    threads.run([&](int me) { attend_share(me, threads.count(), pages, spans, count, scale, q, out); });
+    const std::lock_guard<std::mutex> one(threads.busy);
+    attend_all(threads, Pages<float>{k, v, heads, kv_heads, dim}, spans, count, scale, q, out);
 }
 
 }  // extern "C"

@@ -1,93 +1,106 @@
-// Threads that go through one function side by side and wait for each other between its stages.
+// Threads that share the work of one stage after another.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
-#include <functional>
 #include <mutex>
 #include <thread>
 #include <vector>
 
 namespace arriero {
 
-struct Range {
-    int64_t begin, end;
-};
-
-// The calling thread is number 0. A barrier is passed some hundred times in a step of a few milliseconds, so threads
-// spin there; between steps they sleep.
+// The calling thread goes through the stages and works itself; the others help with whatever part of the present stage
+// nobody has taken. A stage waits for parts and not for threads: one that the system has put aside, because other
+// programs want the processor, holds nobody up. A step has some hundred stages, so helpers spin between them for a
+// while before they sleep.
 class Pool {
   public:
-    explicit Pool(int threads) : count_(threads < 1 ? 1 : threads) {
-        for (int me = 1; me < count_; me++) workers_.emplace_back([this, me] { work(me); });
+    explicit Pool(int threads) {
+        for (int i = 1; i < threads; i++) helpers_.emplace_back([this] { help(); });
     }
 
     ~Pool() {
         ending_ = true;
-        start();
-        for (auto& worker : workers_) worker.join();
+        wake();
+        for (auto& helper : helpers_) helper.join();
     }
 
-    int count() const { return count_; }
-
-    // Every thread calls task(its number); returns when all have. One call at a time: others wait.
-    void run(const std::function<void(int)>& task) {
-        const std::lock_guard<std::mutex> one(running_);
-        task_ = &task;
-        start();
-        task(0);
-        barrier();
-    }
-
-    void barrier() {
-        const uint32_t round = round_.load(std::memory_order_relaxed);
-        if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == count_) {
-            arrived_.store(0, std::memory_order_relaxed);
-            round_.store(round + 1, std::memory_order_release);
+    // part(begin, end) for consecutive ranges that together are 0 to count, in any order and by any thread; returns when
+    // all are done.
+    template <class Part>
+    void each(int64_t count, const Part& part) {
+        const int64_t most = PARTS * int64_t(helpers_.size() + 1), parts = count < most ? count : most;
+        if (parts <= 1 || helpers_.empty()) {
+            if (count > 0) part(int64_t(0), count);
             return;
         }
-        for (int spins = 0; round_.load(std::memory_order_acquire) == round; spins++) rest(spins, 4000);
+        call_ = [](const void* f, int64_t begin, int64_t end) { (*static_cast<const Part*>(f))(begin, end); };
+        part_ = &part;
+        count_ = count;
+        done_.store(0, std::memory_order_relaxed);
+        const uint64_t stage = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
+        ticket_.store(stage << 32 | uint64_t(parts) << 16, std::memory_order_release);
+        wake();
+        while (take()) {
+        }
+        for (int spins = 0; done_.load(std::memory_order_acquire) < parts; spins++) rest(spins);
     }
 
-    // The part of `items` that is this thread's.
-    Range share(int me, int64_t items) const { return {items * me / count_, items * (me + 1) / count_}; }
+    std::mutex busy;  // held by whoever calls `each`
 
   private:
-    void start() {
-        generation_.fetch_add(1, std::memory_order_release);
-        generation_.notify_all();
-    }
+    static constexpr int64_t PARTS = 3;  // of each thread
 
-    void work(int me) {
-        uint32_t seen = 0;
+    // Do one part of the present stage; false if none is left. A ticket is the stage's number, its parts, and those
+    // taken: a part is taken only from the stage that was looked at, which cannot end before it is done.
+    bool take() {
+        uint64_t ticket = ticket_.load(std::memory_order_acquire);
         while (true) {
-            int spins = 0;
-            while (generation_.load(std::memory_order_acquire) == seen && spins < 20000) rest(spins++, 20000);
-            generation_.wait(seen, std::memory_order_acquire);
-            seen++;
-            if (ending_) return;
-            (*task_)(me);
-            barrier();
+            const int64_t parts = ticket >> 16 & 0xffff, part = ticket & 0xffff;
+            if (part >= parts) return false;
+            if (ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) {
+                call_(part_, count_ * part / parts, count_ * (part + 1) / parts);
+                done_.fetch_add(1, std::memory_order_release);
+                return true;
+            }
         }
     }
 
-    static void rest(int spins, int patience) {
-        if (spins > patience)
-            std::this_thread::yield();  // another process has the core
+    void wake() {
+        stages_.fetch_add(1, std::memory_order_release);
+        stages_.notify_all();
+    }
+
+    void help() {
+        uint32_t seen = 0;
+        while (!ending_) {
+            while (take()) {
+            }
+            for (int spins = 0; stages_.load(std::memory_order_acquire) == seen && spins < PATIENCE; spins++) rest(spins);
+            stages_.wait(seen, std::memory_order_acquire);
+            seen = stages_.load(std::memory_order_acquire);
+        }
+    }
+
+    static constexpr int PATIENCE = 20000;
+
+    static void rest(int spins) {
+        if (spins % 1000 == 999)
+            std::this_thread::yield();  // another program may have been waiting for the processor
 #ifdef __x86_64__
         else
             __builtin_ia32_pause();
 #endif
     }
 
-    const int count_;
-    std::mutex running_;
-    std::vector<std::thread> workers_;
-    const std::function<void(int)>* task_ = nullptr;
+    std::vector<std::thread> helpers_;
+    void (*call_)(const void*, int64_t, int64_t) = nullptr;
+    const void* part_ = nullptr;
+    int64_t count_ = 0;
     std::atomic<bool> ending_{false};
-    alignas(64) std::atomic<uint32_t> generation_{0};
-    alignas(64) std::atomic<int> arrived_{0};
-    alignas(64) std::atomic<uint32_t> round_{0};
+    alignas(64) std::atomic<uint32_t> stages_{0};
+    alignas(64) std::atomic<uint64_t> ticket_{0};
+    alignas(64) std::atomic<int64_t> done_{0};
 };
 
 }  // namespace arriero
