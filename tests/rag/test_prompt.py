@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from arriero.common.errors import ArrieroError
 from arriero.rag.passage import Passage
-from arriero.rag.prompt import MIN_PIECE_CHARACTERS, REMINDER, Source, Turn, build_prompt, write_messages
+from arriero.rag.prompt import MIN_PIECE_CHARACTERS, REMINDER, SYSTEM, Source, Turn, build_prompt, write_messages
 from arriero.rag.search import Hit
 from arriero.tokenizer.tokenizer import Tokenizer
 
@@ -43,6 +43,11 @@ def test_passages_stand_in_their_order_before_the_question(build):
     text, sources, _ = build("why?", ["First one.", "Second one."])
     assert "First one.\n\nSecond one.\n\nQuestion: why?" in text
     assert [source.hit.passage_id for source in sources] == [0, 1]
+
+
+def test_an_instruction_stands_behind_our_own(build):
+    text, _, _ = build("Where?", ["Some text."], instruction="Answer in Latin.")
+    assert f"{SYSTEM}\nAnswer in Latin.<|im_end|>" in text
 
 
 def test_control_tokens_in_a_document_are_text(build, byte_tokenizer):

@@ -64,8 +64,9 @@ def test_what_the_documents_do_not_say_is_refused(client):
     assert len(answer.arriero["passages"]) == 2
 
 
-def test_a_talk_goes_on(client):
-    talk = [*QUESTION, {"role": "assistant", "content": "Llamas do. [1]"}, {"role": "user", "content": "what else"}]
+def test_a_talk_goes_on_under_an_instruction(client):
+    talk = [{"role": "system", "content": "Answer like a pirate."}, *QUESTION]
+    talk += [{"role": "assistant", "content": "Llamas do. [1]"}, {"role": "user", "content": "what else"}]
     answer = client.chat.completions.create(
         model="arriero:notes", messages=talk, max_tokens=SHORT, extra_body={"arriero": ANY}
     )
@@ -78,7 +79,8 @@ def test_a_talk_goes_on(client):
         ({"n": 2}, "n"),
         ({"logprobs": True}, "logprobs"),
         ({"ignore_eos": True}, "ignore_eos"),
-        ({"messages": [{"role": "system", "content": "x"}, *QUESTION]}, "messages[0].role"),
+        ({"messages": [*QUESTION, {"role": "system", "content": "x"}, *QUESTION]}, "messages[1].role"),
+        ({"messages": [{"role": "system", "content": "x"}]}, "messages"),
         ({"messages": [*QUESTION, {"role": "assistant", "content": "x"}]}, "messages"),
         ({"messages": [{"role": "user", "content": " "}]}, "messages[0].content"),
         ({"arriero": {"collection": "other"}}, "arriero.collection"),

@@ -49,6 +49,8 @@ class AnswerConfig:
     """dense (meaning), bm25 (words), or hybrid (both, fused by rank)."""
     threshold: float = REFUSAL_SCORE
     """Refuse when no passage's inner product with the question reaches this; -1 never refuses."""
+    instruction: str = ""
+    """What the answer must also keep to, such as a language or a tone."""
     sampling: SamplingConfig = field(default_factory=_sampling)
 
     def __post_init__(self) -> None:
@@ -155,6 +157,7 @@ def stream_answer(
         found.hits,
         spans=pick_sentences(found.query, found.hits, collection.encoder, count) if count else None,
         history=history[-1:] if found.is_follow_up else (),
+        instruction=config.instruction,
         context=engine.context,
         reserve=min(config.sampling.max_tokens, engine.context // 2),
     )

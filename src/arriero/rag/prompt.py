@@ -74,6 +74,7 @@ def build_prompt(
     *,
     spans: Sequence[Sequence[Span]] | None = None,
     history: Sequence[Turn] = (),
+    instruction: str = "",
     context: int,
     reserve: int,
 ) -> Prompt:
@@ -85,6 +86,7 @@ def build_prompt(
         hits: passages, best first.
         spans: what to show of each passage, by default all; a passage without any is left out.
         history: earlier turns of the talk, oldest first.
+        instruction: what else to keep to, behind our own.
         context: tokens that the model takes, the answer included.
         reserve: tokens kept for the answer.
 
@@ -96,10 +98,13 @@ def build_prompt(
     sources = [Source(hit, tuple(parts)) for hit, parts in zip(hits, shown, strict=True) if parts]
     turns = list(history)
 
-    def fits(shown: Sequence[Source]) -> bool:
-        return len(tokenizer.encode_chat(write_messages(question, shown, turns))) <= room
+    def encode(shown: Sequence[Source], turns: Sequence[Turn]) -> list[int]:
+        return tokenizer.encode_chat(write_messages(question, shown, turns, instruction))
 
-    if (alone := len(tokenizer.encode_chat(write_messages(question, ())))) > room:
+    def fits(shown: Sequence[Source]) -> bool:
+        return len(encode(shown, turns)) <= room
+
+    if (alone := len(encode((), ()))) > room:
         raise ArrieroError(
             f"the question takes {alone} tokens, and {room} of the model's context of {context} are free beside the "
             "answer: shorten the question, or take a model with a longer context"
@@ -117,13 +122,14 @@ def build_prompt(
             f"the question leaves no room for a passage in the model's context of {context} tokens: shorten the "
             "question, or take a model with a longer context"
         )
-    ids = tokenizer.encode_chat(write_messages(question, sources, turns))
-    return Prompt(ids, tuple(sources), len(history) - len(turns))
+    return Prompt(encode(sources, turns), tuple(sources), len(history) - len(turns))
 
 
-def write_messages(question: str, sources: Sequence[Source], history: Sequence[Turn] = ()) -> list[Message]:
+def write_messages(
+    question: str, sources: Sequence[Source], history: Sequence[Turn] = (), instruction: str = ""
+) -> list[Message]:
     """The chat that asks the question."""
-    messages: list[Message] = [{"role": "system", "content": SYSTEM}]
+    messages: list[Message] = [{"role": "system", "content": f"{SYSTEM}\n{instruction}".rstrip()}]
     for turn in history:
         messages.append({"role": "user", "content": turn.question})
         messages.append({"role": "assistant", "content": turn.answer})

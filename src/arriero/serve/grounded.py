@@ -194,31 +194,33 @@ def _read(asked: ChatRequest, service: Service) -> Question:
         service.adapters,
         "arriero.model" if named is not None else "model",
     )
-    text, history = _read_turns(asked)
-    return Question(text, history, _config(asked, fields), served, answerer)
+    text, history, instruction = _read_turns(asked)
+    return Question(text, history, _config(asked, fields, instruction), served, answerer)
 
 
-def _read_turns(asked: ChatRequest) -> tuple[str, tuple[Turn, ...]]:
-    """The question, and the questions and answers before it."""
+def _read_turns(asked: ChatRequest) -> tuple[str, tuple[Turn, ...], str]:
+    """The question, the questions and answers before it, and what a system message asks for."""
     messages = [message.plain() for message in asked.messages]
-    for index, message in enumerate(messages):
+    begins = 1 if messages[0]["role"] == "system" else 0
+    said = [message["content"] for message in messages[begins:]]
+    for index, message in enumerate(messages[begins:]):
         expected = "user" if index % 2 == 0 else "assistant"
         if message["role"] != expected:
-            own = " (answers from documents have an instruction of their own)" if message["role"] == "system" else ""
-            reason = f"expected {expected}, got {message['role']}: user and assistant take turns, user first{own}"
-            raise ApiError(400, f"messages[{index}].role: {reason}", f"messages[{index}].role", "invalid_value")
-    if len(messages) % 2 == 0:
+            reason = f"expected {expected}, got {message['role']}: user and assistant take turns, user first"
+            where = f"messages[{index + begins}].role"
+            raise ApiError(400, f"{where}: {reason}", where, "invalid_value")
+    if len(said) % 2 == 0:
         raise ApiError(400, "messages: the last one must be the user's question", "messages", "invalid_value")
-    if not messages[-1]["content"].strip():
+    if not said[-1].strip():
         last = f"messages[{len(messages) - 1}].content"
         raise ApiError(400, f"{last}: the question is empty: expected at least one word", last, "invalid_value")
-    said = [message["content"] for message in messages]
-    return said[-1], tuple(Turn(said[at], without_markers(said[at + 1])) for at in range(0, len(said) - 1, 2))
+    turns = tuple(Turn(said[at], without_markers(said[at + 1])) for at in range(0, len(said) - 1, 2))
+    return said[-1], turns, messages[0]["content"] if begins else ""
 
 
-def _config(asked: ChatRequest, fields: GroundedFields) -> AnswerConfig:
+def _config(asked: ChatRequest, fields: GroundedFields, instruction: str) -> AnswerConfig:
     """How to answer; what the client does not say is as `arriero rag ask` has it."""
-    default = AnswerConfig()
+    default = AnswerConfig(instruction=instruction)
     changed: dict[str, Any] = asked.given_sampling()
     if asked.most_tokens is not None:
         changed["max_tokens"] = asked.most_tokens
