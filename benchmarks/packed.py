@@ -3,9 +3,9 @@
 Two models: SmolLM2, whose file holds 4 and 8 bits (Q4_1, Q8_0) already, so that int4 should change nothing but how
 products are rounded; and one of 13 million parameters whose weights were never rounded, trained here for `--steps` on
 the first 90% of tinyshakespeare.txt as `tinyshakespeare.py` does. They predict the contexts of xquad.en.json and the
-rest of Shakespeare, in windows of `--tokens` without overlap. "compiled" products round their inputs to 8 bits as
-llama.cpp does, PyTorch's do not. With `--peer-python`, an interpreter that has llama-cpp-python, llama.cpp scores the
-same windows; of the second model it makes its files itself.
+rest of Shakespeare, in windows of `--tokens` without overlap. "compiled" products round their inputs to 15 bits
+(llama.cpp: to 8), PyTorch's do not. With `--peer-python`, an interpreter that has llama-cpp-python, llama.cpp scores
+the same windows; of the second model it makes its files itself.
 
     python benchmarks/packed.py --data FOLDER [--keep FOLDER] [--steps 300] [--peer-python PYTHON] [--json]
 """
