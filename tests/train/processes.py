@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def launch_ranks(*arguments: str, world: int = 2, timeout: float = 300) -> list["subprocess.CompletedProcess[str]"]:
+def launch_ranks(*arguments: str, world: int = 2, timeout: float = 280) -> list["subprocess.CompletedProcess[str]"]:
     """What each rank came to: `python -W error ARGUMENTS` as `world` new processes that know of each other."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -25,7 +25,11 @@ def launch_ranks(*arguments: str, world: int = 2, timeout: float = 300) -> list[
         )
         for rank in range(world)
     ]
-    outputs = [process.communicate(timeout=timeout) for process in processes]
+    try:
+        outputs = [process.communicate(timeout=timeout) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     return [
         subprocess.CompletedProcess(process.args, process.returncode, *output)
         for process, output in zip(processes, outputs, strict=True)

@@ -194,7 +194,7 @@ def train(run: Run) -> Notes:
 
 def launch(runs: Sequence[Run], world: int) -> list[list[Notes]]:
     """The runs, one after the other, on so many new processes: what each rank noted of each, nothing after a kill."""
-    ranks = launch_ranks("-m", "tests.train.ranks", json.dumps([asdict(run) for run in runs]), world=world, timeout=100)
+    ranks = launch_ranks("-m", "tests.train.ranks", json.dumps([asdict(run) for run in runs]), world=world)
     noted = []
     for rank in ranks:
         if rank.returncode not in (0, -signal.SIGKILL):

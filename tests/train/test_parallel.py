@@ -43,7 +43,7 @@ FOUR_MORE = {
 LAUNCHES = ((TWO, 2), (TWO_MORE, 2), (FOUR, 4), (FOUR_MORE, 4))
 """Runs that share their processes, which are costly to start."""
 EXACT = [
-    pytest.param(number, name, marks=[pytest.mark.slow] if number in (1, 3) else [], id=f"{name} on {world}")
+    pytest.param(number, name, marks=[pytest.mark.slow] if number else [], id=f"{name} on {world}")
     for number, (runs, world) in enumerate(LAUNCHES)
     for name, run in runs.items()
     if run.dtype == "float32" and run.interrupt_after is None

@@ -14,12 +14,11 @@ from tests.train.tuning import GRADIENTS, config_for, diary, launch, losses, wat
 TENSOR = {"parallel": {"tensor": 2}}
 TWO: dict[str, dict[str, Any]] = {
     "sharded": {"recompute": "full"},
-    "sharded, tied": {"tied": True},
     "sharded, nf4": {"quantise": "nf4"},
-    "tensor and sequence": {"recompute": "full", **TENSOR},
-    "tensor and sequence, tied": {"tied": True, **TENSOR},
+    "tensor and sequence, tied": {"recompute": "full", "tied": True, **TENSOR},
 }
 TWO_MORE: dict[str, dict[str, Any]] = {
+    "sharded, tied": {"tied": True},
     "sharded, all kept": {"recompute": "none"},
     "sharded, int8": {"quantise": "int8"},
     "sharded, dora": {"lora": {"dora": True}},
@@ -27,6 +26,7 @@ TWO_MORE: dict[str, dict[str, Any]] = {
     "sharded, output": {"lora": {"whole": ["output"]}, "tied": True},
     "sharded, all weights": {"method": "full"},
     "sharded, packed": {"pack": True},
+    "tensor and sequence": {**TENSOR},
     "tensor, all kept": {"recompute": "none", **TENSOR},
     "tensor, pissa": {"lora": {"init": "pissa"}, **TENSOR},
     "tensor, all weights": {"method": "full", **TENSOR},
