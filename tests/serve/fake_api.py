@@ -85,6 +85,7 @@ def _chat(app: FastAPI) -> None:
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         body = await request.json()
+        body.setdefault("model", "llama-small")
         app.state.asked.append(body)
         said = body["messages"][-1]["content"]
         if said == "busy":

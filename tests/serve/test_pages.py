@@ -73,3 +73,8 @@ def test_a_report_gets_a_frame_of_its_own_without_network(client):
     assert "default-src 'none'" in policy
     assert "allow-same-origin" not in policy
     assert "script-src 'sha256-" in policy
+
+
+def test_every_file_fits_one_sitting():
+    for name, page in pages._pages().items():
+        assert page.content.count(b"\n") <= 400, name

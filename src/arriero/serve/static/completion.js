@@ -10,7 +10,7 @@ export function bodyOf(settings, messages) {
   const system =
     settings.system?.trim() && !settings.collection ? [{ role: "system", content: settings.system.trim() }] : [];
   const body = {
-    model: settings.model,
+    ...(settings.model && { model: settings.model }), // before the list of models came, the server's first answers
     messages: [...system, ...takeTurns(messages)],
     stream: true,
     stream_options: { include_usage: true },
