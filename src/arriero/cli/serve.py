@@ -33,8 +33,8 @@ class ServeConfig:
     """Folder whose subfolders are collections; all are served, and new ones are made here."""
     encoder: str = "all-minilm-l6-v2"
     """Encoder of new collections and of /v1/embeddings: a name or a folder."""
-    preferences: Path | None = None
-    """File that judgements of answers go to; without it the page for them is off."""
+    preferences: Path | None = Path("preferences.sqlite")
+    """File that judgements of answers go to, made when the first comes; 'null' switches the page for them off."""
     runs: Path = Path("runs")
     """Folder whose subfolders are training runs to show."""
     host: str = "127.0.0.1"
