@@ -4,8 +4,9 @@ import { call, info } from "./api.js";
 import { complete } from "./completion.js";
 import { openSettings } from "./composer.js";
 import { DEFAULTS } from "./conversations.js";
-import { fault } from "./dialogs.js";
+import { fault, openDialog } from "./dialogs.js";
 import { button, el, icon, select, sends, textarea } from "./dom.js";
+import { place } from "./evidence.js";
 import { number, t } from "./language.js";
 import { load, save } from "./storage.js";
 import { turn } from "./turn.js";
@@ -156,7 +157,7 @@ function drawDuel() {
   if (!view || !round) return;
   const again = () => ask(round.prompt);
   const columns = round.sides.map((side, at) => {
-    side.drawn = turn(side.message, { again, open: () => {}, blind: () => !round.voted });
+    side.drawn = turn(side.message, { again, open: showSource, blind: () => !round.voted });
     return el(
       "section",
       { class: "answer", "aria-label": t(at ? "right" : "left") },
@@ -171,6 +172,11 @@ function drawDuel() {
     view.votes,
   );
   drawVotes();
+}
+
+/** A passage of an answer from documents, once the vote is cast. */
+function showSource(passage) {
+  openDialog(place(passage), () => el("p", { class: "words" }, passage.text ?? passage.quote));
 }
 
 function drawVotes() {
