@@ -126,3 +126,9 @@ def test_the_default_model_is_the_one_of_the_model_floor():
 def test_the_real_model_answers(run, smollm2_gguf):
     out = run("generate", "What is the capital of France?", "--max-tokens", "20").out
     assert "Paris" in out
+
+
+def test_compiling_for_the_first_time_is_told(run, tiny_model, monkeypatch):
+    monkeypatch.setattr("arriero.kernels.native.build.will_compile", lambda: True)
+    code, _, err = run("generate", "Hello", "--model", tiny_model, "--max-tokens", "2")
+    assert (code, "compiling kernels for this processor" in err) == (0, True)

@@ -128,6 +128,15 @@ def test_a_compiler_that_fails_is_told_and_leaves_nothing(monkeypatch, tmp_path)
 
 
 @pytest.mark.usefixtures("compiled")
+def test_it_is_known_whether_the_first_use_compiles(monkeypatch, tmp_path):
+    assert not build.will_compile()
+    monkeypatch.setenv("ARRIERO_CACHE", str(tmp_path))
+    assert build.will_compile()
+    monkeypatch.setenv("ARRIERO_NATIVE", "0")
+    assert not build.will_compile()
+
+
+@pytest.mark.usefixtures("compiled")
 def test_a_library_that_others_may_write_is_not_loaded(monkeypatch, tmp_path):
     monkeypatch.setenv("ARRIERO_CACHE", str(tmp_path))
     monkeypatch.setattr(build, "_compile", lambda compiler, target: _plant(target))

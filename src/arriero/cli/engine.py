@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from arriero.cli.output import note
+
 if TYPE_CHECKING:  # torch takes a second to import: `--help` must not wait for it
     from arriero.generate.engine import Engine
     from arriero.model.packed import Weights
@@ -37,8 +39,19 @@ def load_engine(config: EngineConfig) -> "Engine":
     """
     from arriero.generate.engine import Engine
 
+    compile_kernels(config.device)
     weights = choose_weights(config)
     return Engine.load(config.model, adapter=config.adapter, device=config.device, dtype=config.dtype, weights=weights)
+
+
+def compile_kernels(device: str) -> None:
+    """Compile the CPU's kernels where that was never done, and say what takes the seconds."""
+    from arriero.common.device import pick_device
+    from arriero.kernels.native.build import why_not_native, will_compile
+
+    if pick_device(device).type == "cpu" and will_compile():
+        note("compiling kernels for this processor: once, for some seconds")
+        why_not_native()
 
 
 def choose_weights(config: EngineConfig) -> "Weights":

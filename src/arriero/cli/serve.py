@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from arriero.cli.collection import ingest_bar
-from arriero.cli.engine import DEFAULT_MODEL
+from arriero.cli.engine import DEFAULT_MODEL, compile_kernels
 from arriero.cli.output import note, printable, warn
 from arriero.common.errors import ArrieroError, MissingExtraError
 
@@ -85,6 +85,7 @@ def serve(config: ServeConfig) -> int:
     settings = _settings(config)
     with listen(settings) as listener:
         url = url_of(listener)
+        compile_kernels(settings.device)
         service = Service.load(settings)
 
         def ready() -> None:

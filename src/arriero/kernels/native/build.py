@@ -40,21 +40,35 @@ def native_library() -> ctypes.CDLL:
     return library
 
 
+def will_compile() -> bool:
+    """Whether the first use will take the seconds of compiling."""
+    compiler = None if os.environ.get(SWITCH) == "0" else _compiler()
+    return compiler is not None and not _target(compiler).is_file()
+
+
 @cache
 def _load() -> tuple[ctypes.CDLL | None, str | None]:
     if os.environ.get(SWITCH) == "0":
         return None, f"{SWITCH}=0 switches them off"
-    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    compiler = _compiler()
     if compiler is None:
         return None, "no C++ compiler was found: install g++ or clang++ for faster decoding"
-    target = cache_folder() / "native" / f"arriero-{_key(compiler)}.so"
     try:
+        target = _target(compiler)
         if not target.is_file():
             _compile(compiler, target)
         _check_owner(target)
         return ctypes.CDLL(str(target)), None
     except (OSError, subprocess.SubprocessError, ArrieroError) as error:
         return None, f"{compiler} could not build them: {_first_line(error)}"
+
+
+def _compiler() -> str | None:
+    return next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+
+
+def _target(compiler: str) -> Path:
+    return cache_folder() / "native" / f"arriero-{_key(compiler)}.so"
 
 
 def _compile(compiler: str, target: Path) -> None:
