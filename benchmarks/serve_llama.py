@@ -74,9 +74,9 @@ class LlamaSide:
         total = 0.0
         for window in windows:
             llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.one), True)
-            logits = self._run(self.one, [(0, list(window), 0)], whole=True)[:-1].astype(np.float64)  # (T − 1, V)
+            logits = self._run(self.one, [(0, list(window), 0)], whole=True)[:-1]  # (T − 1, V)
             top = logits.max(axis=1)
-            norms = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))  # (T − 1,)
+            norms = top + np.log(np.exp(logits - top[:, None]).sum(axis=1, dtype=np.float64))  # (T − 1,)
             total += float((norms - logits[np.arange(len(norms)), list(window[1:])]).sum())
         return {"nll": total}
 
