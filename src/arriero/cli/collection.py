@@ -2,19 +2,17 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arriero.cli.output import note, print_json, printable, warn
-from arriero.common.progress import progress
+from arriero.rag.ingest_bar import ingest_bar as ingest_bar
 
 if TYPE_CHECKING:
     from arriero.rag.chunk import ChunkConfig
     from arriero.rag.collection import Collection
-    from arriero.rag.ingest import IngestProgress, IngestReport
+    from arriero.rag.ingest import IngestReport
 
 DEFAULT_FOLDER = Path(".arriero/documents")
 """Where a collection lies unless said otherwise: below the folder that one works in, like a version control's."""
@@ -52,21 +50,6 @@ def open_collection(config: CollectionConfig, *, chunk: "ChunkConfig | None" = N
         here = "" if config.collection == DEFAULT_FOLDER else f" --collection {config.collection}"
         raise NotFoundError(f"no collection in {config.collection}: `arriero rag add PATH{here}` makes one")
     return collection
-
-
-@contextmanager
-def ingest_bar(description: str) -> Iterator[Callable[["IngestProgress"], None]]:
-    """A bar in percent of an ingest's work, on the error stream."""
-    with progress(description, 100, "%") as advance:
-        shown = 0
-
-        def tell(state: "IngestProgress") -> None:
-            nonlocal shown
-            if (now := int(state.share * 100)) > shown:
-                advance(now - shown)
-                shown = now
-
-        yield tell
 
 
 def show_report(report: "IngestReport", *, json: bool) -> int:

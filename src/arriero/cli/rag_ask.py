@@ -19,20 +19,13 @@ from arriero.cli.options import positional
 from arriero.cli.output import console, note, print_json, printable, read_text
 from arriero.common.errors import ArrieroError
 from arriero.rag.answer import Answer, AnswerConfig, stream_answer
+from arriero.rag.answer_text import DOUBTS, MOST_SHOWN
 from arriero.rag.citations import without_markers
 from arriero.rag.prompt import Turn
 
 if TYPE_CHECKING:
     from arriero.generate.engine import Engine
     from arriero.rag.collection import Collection
-
-MOST_SHOWN = 400
-"""Characters of a passage that is shown because nothing supports the answer."""
-
-DOUBTS = {
-    "none": "No passage supports this answer: do not rely on it. What was found nearest:",
-    "partial": "Only the sentences with a number are supported by a passage; do not rely on the others.",
-}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from typing import Any
 from arriero.common.errors import ArrieroError, NotFoundError
 from arriero.generate.request import Request
 from arriero.generate.sampling import SamplingConfig
+from arriero.rag.answer_text import answer_html, answer_text
 from arriero.rag.citations import Citation, Grounded, Grounder
 from arriero.rag.collection import Collection
 from arriero.rag.contracts import ChatModel
@@ -79,6 +80,12 @@ class Answer:
     """stop, length, cancelled, refused, or repetition: what the model said twice is shown once, and ends it."""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+
+    def __str__(self) -> str:
+        return answer_text(self)
+
+    def _repr_html_(self) -> str:
+        return answer_html(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Its JSON form."""

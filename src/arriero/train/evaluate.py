@@ -212,6 +212,16 @@ def text_source(
     return DocumentSource(name=name, documents=documents, size=sum(file.stat().st_size for file in files))
 
 
+def memory_source(
+    name: str, texts: Sequence[str], tokenizer: Tokenizer, *, bos: bool | None = None, eos: bool | None = None
+) -> DocumentSource:
+    """Texts at hand as documents, tokenized as `text_source` does."""
+    bos = tokenizer.add_bos if bos is None else bos
+    eos = tokenizer.eos_id is not None if eos is None else eos
+    documents = (_document(text, tokenizer, done, bos=bos, eos=eos) for done, text in enumerate(texts, 1))
+    return DocumentSource(name=name, documents=documents, size=len(texts))
+
+
 def check_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> None:
     """Raises ArrieroError when a tokenizer has more tokens than the `vocab_size` rows of a model's embedding."""
     if tokenizer.vocab_size > vocab_size:
@@ -244,9 +254,12 @@ def _of_texts(
     for block in read_blocks(files, text):
         for _, content in decode(block, text.field):
             if content:
-                ids = tokenizer.encode_batch([content], bos=bos, eos=eos)[0]
-                size = len(content.encode())
-                yield Document(ids, size - _unpredicted(ids, tokenizer), before[block.file] + block.read)
+                yield _document(content, tokenizer, before[block.file] + block.read, bos=bos, eos=eos)
+
+
+def _document(text: str, tokenizer: Tokenizer, done: int, *, bos: bool, eos: bool) -> Document:
+    ids = tokenizer.encode_batch([text], bos=bos, eos=eos)[0]
+    return Document(ids, len(text.encode()) - _unpredicted(ids, tokenizer), done)
 
 
 def _unpredicted(ids: Sequence[int], tokenizer: Tokenizer) -> int:

@@ -1,0 +1,1 @@
+"""arriero in Python: what `import arriero` offers beside the commands, on the same settings."""
