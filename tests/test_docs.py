@@ -1,7 +1,8 @@
-"""What the pages say is so: their commands are ones that `arriero` takes, their links lead somewhere, their code is ours."""
+"""What the pages say is so: `arriero` takes their commands, their links lead somewhere, their code is ours."""
 
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from tests.documentation import (
     symbols,
 )
 
-PAPERS = sorted((ROOT / "docs" / "papers").glob("*.md"))
+PAPERS = [page for page in PAGES if page.parent.name == "papers" and page.stem != "index"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -29,14 +30,15 @@ def test_every_command_is_one_that_arriero_takes(page: Path, tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)  # nothing that a command would read is here, but for the settings that it names
     text = page.read_text(encoding="utf-8")
     for words in [*(given := commands(text)), *mentions(text)]:
-        for option, path in zip(words, words[1:], strict=False):
+        for option, path in pairwise(words):
             if option == "--config" and path.endswith(".toml"):
                 (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
                 (tmp_path / path).write_text(_settings(words))
         try:
             parse_command(words)
         except (ArrieroError, LookupError, SystemExit) as error:
-            if "--help" not in words and not (words not in given and "` needs " in str(error)):
+            printed = isinstance(error, SystemExit) and not error.code  # --help, --print-config
+            if not printed and (words in given or "` needs " not in str(error)):
                 pytest.fail(f"arriero {shlex.join(words)}: {error!r}")
 
 
@@ -87,3 +89,10 @@ def test_two_pieces_of_a_file_are_found_in_their_order_only():
     assert not holds(source, "return a\n…\na = 1\n")
     assert not holds(source, "a = 2\n")
     assert not holds(source, "a = 1\nreturn a\n")
+
+
+def test_the_chinese_readme_has_the_commands_of_the_english_one():
+    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
+    assert commands(chinese) == commands(english)
+    assert len(re.findall("^## ", chinese, re.MULTILINE)) == len(re.findall("^## ", english, re.MULTILINE))
+    assert len(re.findall(r"^- \*\*", chinese, re.MULTILINE)) == len(re.findall(r"^- \*\*", english, re.MULTILINE))
