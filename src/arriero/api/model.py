@@ -118,7 +118,6 @@ class Model:
     ) -> Reply | Stream:
         """Answer a message, or the last one of a talk.
 
-        >>> model = Model.load("smollm2-135m-instruct")
         >>> model.chat([
         ...     {"role": "user", "content": "What is the capital of France?"},
         ...     {"role": "assistant", "content": "The capital of France is Paris."},
@@ -156,7 +155,6 @@ class Model:
     ) -> Reply | list[Reply]:
         """Continue a text as it stands, outside any chat format; several texts at once go faster than one by one.
 
-        >>> model = Model.load("smollm2-135m-instruct")
         >>> model.generate("One, two, three,", SamplingConfig(max_tokens=2))
         ' four,'
         >>> model.generate(["One, two, three,", "The capital of France is"], SamplingConfig(max_tokens=2))
@@ -177,7 +175,6 @@ class Model:
     def tokenize(self, text: str) -> list[int]:
         """The ids of a text's tokens; `model.tokenizer.decode` makes text of them again.
 
-        >>> model = Model.load("smollm2-135m-instruct")
         >>> model.tokenizer.decode(model.tokenize("¿Qué tal?"))
         '¿Qué tal?'
         """
@@ -189,7 +186,6 @@ class Model:
         What `arriero eval --no-eos` gives for a file with this text. The first token is predicted only by a model whose
         texts begin with a token of their own.
 
-        >>> model = Model.load("smollm2-135m-instruct")
         >>> model.perplexity("The cat sat on the mat.") < model.perplexity("Mat the on sat cat the.")
         True
 
@@ -210,9 +206,9 @@ class Model:
             ArrieroError: it is for another model, or the weights have one merged into them.
         """
         folder = Path(folder).expanduser().resolve()
-        base_of(folder, self.source)
         if self._guest is None and (self._adapter is not None or is_adapter(Path(self.source))):
             raise ArrieroError(f"{self!r} has its adapter in its weights: load the model without it first")
+        base_of(folder, self.source)
         if (kind := read_quantised(folder)) != "none":
             raise ArrieroError(
                 f"{folder} was trained over weights in {kind}, and over these it is another model: Model.load({folder})"

@@ -1,0 +1,43 @@
+"""`import arriero` is light, and what it offers is there, for people and for type checkers."""
+
+import ast
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import arriero
+
+PACKAGE = Path(arriero.__file__).parent
+
+
+def test_the_import_brings_nothing_heavy():
+    code = "import sys, arriero; print(*(sys.modules.keys() & {'torch', 'numpy', 'tokenizers', 'rich', 'sqlite3'}))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+def test_every_name_is_at_home_where_type_checkers_find_it():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    typed = {name.name: node.module for node in block.body for name in node.names}
+    assert typed == {name: f"arriero.{home}" for name, home in arriero._HOMES.items()}
+    assert sorted(typed) == arriero.__all__
+    for name, home in typed.items():
+        assert getattr(arriero, name) is getattr(import_module(home), name)
+    assert set(arriero.__all__) <= set(dir(arriero))
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'Modle'"):
+        _ = arriero.Modle
+
+
+def test_training_lists_what_it_imports():
+    training = import_module("arriero.training")
+    tree = ast.parse(Path(training.__file__).read_text(encoding="utf-8"))
+    imported = [name.name for node in tree.body if isinstance(node, ast.ImportFrom) for name in node.names]
+    assert sorted(imported) == training.__all__
+    functions = [name for name in training.__all__ if callable(getattr(training, name)) and name.islower()]
+    assert all(f"`{name}(" in training.__doc__ for name in functions)
