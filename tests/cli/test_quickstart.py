@@ -34,7 +34,7 @@ def test_a_missing_model_cannot_be_brought_without_a_network(run, monkeypatch, t
 @pytest.mark.timeout(900)
 def test_three_questions_are_answered_rightly_and_cited(run, monkeypatch, tmp_path, smollm2_gguf, minilm_folder):
     monkeypatch.chdir(tmp_path)
-    first, second = (json.loads(run("quickstart", "--json").out) for _ in range(2))
+    first, second = (json.loads(run("quickstart", "--until", "answer", "--json").out) for _ in range(2))
     assert (first["documents"], second["documents"]) == (len(reference()),) * 2
     assert first["encoded"] > 500
     assert second["encoded"] == 0

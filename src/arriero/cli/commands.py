@@ -13,7 +13,9 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
-    "quickstart": Command("arriero.cli.quickstart:quickstart", "Answer questions about Python's own reference, now"),
+    "quickstart": Command(
+        "arriero.cli.quickstart:quickstart", "Cited answers now, then the whole road to a model of your own"
+    ),
     "generate": Command("arriero.cli.generate:generate", "Answer or continue one prompt"),
     "chat": Command("arriero.cli.chat:chat", "Talk with a model in the terminal"),
     "serve": Command("arriero.cli.serve:serve", "Serve an OpenAI-compatible API and the web pages"),
@@ -77,6 +79,7 @@ COMMANDS: dict[str, Command] = {
     "align iterate": Command(
         "arriero.cli.align_iterate:iterate", "Align a model in rounds: preferences, rewards, versions"
     ),
+    "completion": Command("arriero.cli.completion:completion", "Print the completion of bash, zsh or fish"),
     "kernels check": Command("arriero.cli.kernels:check", "Hold every attention implementation against the reference"),
     "kernels bench": Command("arriero.cli.kernels_bench:bench", "Measure attention: time and memory, beside PyTorch's"),
     "kernels io": Command(

@@ -61,7 +61,7 @@ def _run(argv: list[str]) -> int:
     words = argv[:2] if group else argv[:1]
     name = " ".join(words)
     if name in COMMANDS:
-        return _call(name, argv[len(words) :])
+        return call(name, argv[len(words) :])
     asked = words[-1:] in (["-h"], ["--help"], ["help"])
     if asked or name == group:
         print(_help(group))
@@ -78,7 +78,7 @@ def _help(group: str) -> str:
     return commands_help("arriero", SUMMARY, {name: command.summary for name, command in COMMANDS.items()}, TAIL)
 
 
-def _call(name: str, argv: list[str]) -> int:
+def call(name: str, argv: list[str]) -> int:
     from arriero.cli.parser import parse
 
     if "OMP_WAIT_POLICY" not in os.environ:

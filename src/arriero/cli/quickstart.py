@@ -1,11 +1,12 @@
-"""`arriero quickstart`: from nothing to cited answers, on text that every Python carries."""
+"""`arriero quickstart`: from nothing to cited answers, and on to a model of your own."""
 
+import json
 import platform
 import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,13 @@ from arriero.cli.collection import ingest_bar
 from arriero.cli.engine import EngineConfig, load_engine
 from arriero.cli.output import console, note, print_json
 from arriero.cli.rag_ask import show_answer
-from arriero.common.errors import ArrieroError
+from arriero.cli.road.pace import take_pace
+from arriero.cli.road.record import read_record
+from arriero.cli.road.stage import FULL, Road, StageName
+from arriero.cli.road.stages import ANSWER
+from arriero.cli.road.texts import topics
+from arriero.cli.road.walk import CARD, ORDER, RECORDS, choose, is_done, keep_record, walk
+from arriero.common.files import atomic_file
 from arriero.model.source import DEFAULT_ENCODER, NAMED, resolve
 from arriero.model.source import get as fetch
 from arriero.parsers.document import Document
@@ -31,30 +38,69 @@ QUESTIONS = (
     "What is the value of __debug__ under normal circumstances?",
 )
 """Questions that the default model answers rightly from Python's reference: a test says so."""
+PAGE, ANSWERS = "card.html", "answers.json"
+_INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuickstartConfig(EngineConfig):
-    """Where it goes, and with which model."""
+    """Which stages, where to, and with which model the questions are answered."""
 
-    collection: Path = Path("arriero-quickstart")
-    """Folder of the collection that is made; it can be deleted afterwards."""
+    out: Path = Path("arriero-quickstart")
+    """Folder of everything that is made; it can be deleted afterwards."""
+    fast: bool = False
+    """Less of everything: 5 minutes instead of 15."""
+    until: StageName | None = None
+    """The last stage; `--until answer` leaves it at the answers."""
+    only: tuple[StageName, ...] = ()
+    """A stage, alone; repeat the option."""
+    skip: tuple[StageName, ...] = ()
+    """A stage that is left out, with those that need what it makes; repeat the option."""
     json: bool = False
-    """Print one JSON object: what was read, the answers, the seconds that each step took."""
+    """Print one JSON object: the answers, what every stage took, the seconds that each step of answering took."""
 
 
 def quickstart(config: QuickstartConfig) -> int:
-    """Answer three questions about the Python language reference, with citations.
+    """Answer questions about Python's reference with citations; then go the whole road to a model of your own.
 
-    Brings the default model (SmolLM2-135M-Instruct) and encoder (all-MiniLM-L6-v2) where they are missing, takes the
-    reference that every Python carries into a collection, and asks it three questions. Nothing else is fetched, and
-    neither a key nor a graphics card is needed. A second run does only what is left to do; an interrupted one goes on
-    where it stopped.
+    Three answers come first, within minutes: SmolLM2-135M-Instruct and all-MiniLM-L6-v2 are fetched where they are
+    missing, and nothing else. Then each stage shows the commands that it consists of: a corpus of the standard
+    library and installed packages' READMEs, a tokenizer, a small LLaMA pretrained, fine-tuned and aligned, a LoRA
+    adapter of SmolLM2, a trained search, and a report card of it all. Neither a key nor a graphics card is needed.
+    Ctrl-C stops; the same command goes on, and what is done is not done again.
+
+    Examples:
+      arriero quickstart
+      arriero quickstart --until answer
+      arriero quickstart --fast --skip lora
     """
+    names = choose(config.only, config.skip, config.until)
+    answered: dict[str, Any] = {}
+    if ANSWER.name in names:
+        place = Road(path=config.out, size=FULL, device=config.device)
+        if names != [ANSWER.name] and is_done(place, ANSWER.name):
+            note(f"({ANSWER.name}: done before; --only {ANSWER.name} asks again)")
+        else:
+            keep_record(place, ANSWER, lambda: answered.update(_answer(config)) is None)
+    whole = True
+    if names != [ANSWER.name]:
+        pace = take_pace(config.out, fast=config.fast)
+        whole = walk(Road(path=config.out, size=pace.size, device=config.device), names, config.only, quiet=config.json)
+    card = _write_card(config.out) if CARD in names else None
+    if config.json:
+        print_json({**answered, "stages": _records(config.out), "card": card, "interrupted": not whole})
+    else:
+        _tell_next(config, names, card)
+    return 0 if whole else _INTERRUPTED
+
+
+def _answer(config: QuickstartConfig) -> dict[str, Any]:
+    """The first stage: what it came to, and the seconds that each step took."""
     seconds: dict[str, float] = {}
     with timed(seconds, "models"):
         _bring(config)
-    with Collection.open(config.collection, device=config.device) as collection:
+    with Collection.open(_collection(config), device=config.device) as collection:
         with timed(seconds, "documents"):
             report = _read(collection, config)
         with timed(seconds, "loading"):
@@ -65,11 +111,36 @@ def quickstart(config: QuickstartConfig) -> int:
                 console().print(f"\n{number}. {question}", style="bold cyan", markup=False)
             with timed(seconds, f"answer {number}"):
                 answers.append(_ask(collection, engine, question, config))
-    if config.json:
-        print_json(_plain(config, report, answers, seconds))
-    else:
-        _tell_next(config, seconds)
-    return 0
+    answered = _plain(config, report, answers, seconds)
+    with atomic_file(config.out / ANSWERS) as aside:
+        aside.write_text(json.dumps(answered, ensure_ascii=False) + "\n", encoding="utf-8")
+    if not config.json:
+        steps = ", ".join(f"{step} {taken:.1f} s" for step, taken in seconds.items())
+        told = f"\nTime: {steps}; together {sum(seconds.values()):.1f} s."
+        console().print(told, style="dim", markup=False)
+    return answered
+
+
+def _collection(config: QuickstartConfig) -> Path:
+    return config.out / ANSWER.made
+
+
+def _write_card(out: Path) -> Path | None:
+    """The report card; None where no stage is done yet."""
+    from arriero.report.road import render_road
+
+    if not any((out / RECORDS).glob("*.json")):
+        return None
+    page = render_road(out)
+    with atomic_file(out / PAGE) as aside:
+        aside.write_text(page, encoding="utf-8")
+    return out / PAGE
+
+
+def _records(out: Path) -> list[dict[str, Any]]:
+    """What each stage took, of those that were begun."""
+    found = (read_record(out / RECORDS, name) for name in ORDER)
+    return [asdict(record) for record in found if record is not None]
 
 
 def _bring(config: QuickstartConfig) -> None:
@@ -86,17 +157,14 @@ def _read(collection: Collection, config: QuickstartConfig) -> "IngestReport":
     with ingest_bar(f"Reading Python {platform.python_version()}'s reference") as tell:
         report = collection.add_documents(documents, tell)
     passages = sum(info.passages for info in collection.list())
-    note(f"{len(documents)} documents, {passages:,} passages in {config.collection} ({report.encoded:,} encoded now)")
+    here = _collection(config)
+    note(f"{len(documents)} documents, {passages:,} passages in {here} ({report.encoded:,} encoded now)")
     return report
 
 
 def reference() -> list[Document]:
-    """The Python language reference, one document a topic, as `pydoc` carries it."""
-    try:
-        from pydoc_data.topics import topics
-    except ImportError as error:  # some distributions split it off
-        raise ArrieroError("this Python lacks pydoc_data: install your distribution's full Python package") from error
-    return [parse_bytes(f"python/topics/{name}.rst", text.encode()) for name, text in sorted(topics.items())]
+    """The Python language reference, one document a topic."""
+    return [parse_bytes(f"python/topics/{name}.rst", text.encode()) for name, text in topics().items()]
 
 
 def _ask(collection: Collection, engine: "Engine", question: str, config: QuickstartConfig) -> Answer:
@@ -112,7 +180,7 @@ def _plain(
     config: QuickstartConfig, report: "IngestReport", answers: list[Answer], seconds: dict[str, float]
 ) -> dict[str, Any]:
     return {
-        "collection": str(config.collection),
+        "collection": str(_collection(config)),
         "model": config.model,
         "encoder": DEFAULT_ENCODER,
         "documents": len(report.added) + len(report.updated) + len(report.unchanged),
@@ -122,17 +190,38 @@ def _plain(
     }
 
 
-def _tell_next(config: QuickstartConfig, seconds: dict[str, float]) -> None:
-    out = console()
-    steps = ", ".join(f"{step} {taken:.1f} s" for step, taken in seconds.items())
-    folder = shlex.quote(str(config.collection))
-    out.print(f"\nTime: {steps}; together {sum(seconds.values()):.1f} s.", style="dim", markup=False)
-    out.print("\nNext, about Python:", style="bold")
-    out.print(f'  arriero rag ask "How do I write a tuple with one item?" --collection {folder}', markup=False)
-    out.print(f"  arriero rag chat --collection {folder}", markup=False)
-    out.print("About your own documents (PDF, Word, Markdown, HTML, code, ...):", style="bold")
-    out.print("  arriero rag add PATH", markup=False)
-    out.print('  arriero rag ask "Your question"', markup=False)
+def _tell_next(config: QuickstartConfig, names: list[str], card: Path | None) -> None:
+    """The commands that go on from here."""
+    out, folder = console(), shlex.quote(str(config.out))
+
+    def tell(title: str, *commands: str) -> None:
+        out.print(f"\n{title}", style="bold", markup=False)
+        for command in commands:
+            out.print(f"  {command}", markup=False, soft_wrap=True)
+
+    made = config.out / "ppo" / "model"
+    if made.is_dir():
+        tell("Talk with the model that you raised:", f"arriero chat --model {shlex.quote(str(made))} --temperature 0.5")
+    adapter = config.out / "lora" / "adapter"
+    if adapter.is_dir():
+        tell("And with SmolLM2 and its adapter:", f"arriero chat --adapter {shlex.quote(str(adapter))}")
+    trained = config.out / "retriever" / "query_encoder"
+    search = f" --query-encoder {shlex.quote(str(trained))}" if trained.is_dir() else ""
+    tell(
+        "Ask about Python:",
+        f'arriero rag ask "How do I write a tuple with one item?" --collection {folder}/{ANSWER.made}{search}',
+        f"arriero rag chat --collection {folder}/{ANSWER.made}{search}",
+    )
+    tell(
+        "About your own documents (PDF, Word, Markdown, HTML, code, ...):",
+        "arriero rag add PATH",
+        'arriero rag ask "Your question"',
+    )
+    tell("Serve it all, to a browser and to OpenAI's clients:", f"arriero serve --collections {folder} --runs {folder}")
+    if names == [ANSWER.name]:
+        tell("Go the whole road to a model of your own:", "arriero quickstart")
+    if card is not None:
+        tell("What every stage did and took:", str(card))
     out.print(
         "\nThe default model is small (135 million parameters) and errs; what no passage supports is marked so."
         "\nA larger model of the same architecture answers better: --model FOLDER, FILE.gguf or a hub id.",

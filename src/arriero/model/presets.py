@@ -1,4 +1,4 @@
-"""The published sizes: LLaMA (arXiv 2302.13971, table 2), Llama 2 (arXiv 2307.09288, table 1), and two for a laptop."""
+"""The published sizes: LLaMA (arXiv 2302.13971, table 2), Llama 2 (arXiv 2307.09288, table 1), and some for a laptop."""
 
 from typing import Any
 
@@ -29,5 +29,6 @@ PRESETS: dict[str, LlamaConfig] = {
         tied_embeddings=True,
     ),
     # Small enough to be pretrained on a CPU, with a vocabulary of its own.
+    "tiny-6m": LlamaConfig.of(vocab_size=4096, dim=256, n_layers=6, n_heads=4, tied_embeddings=True, max_seq_len=1024),
     "tiny-15m": LlamaConfig.of(vocab_size=8192, dim=384, n_layers=7, n_heads=6, tied_embeddings=True, max_seq_len=1024),
 }
