@@ -176,6 +176,13 @@ def test_a_follow_up_is_searched_with_the_question_before_it(collection):
     assert (own.hits[0].passage.document, own.is_follow_up) == ("llamas.pdf", False)
 
 
+def test_another_subject_is_no_follow_up_and_is_refused(collection, engine):
+    history = [Turn("When did the ship leave the port of Callao?", "In 1912.")]
+    question = "Who painted Mona Lisa, what museum owns it, why does nobody steal it, what might it cost?"
+    assert not retrieve(collection, question, AnswerConfig(), history=history).is_follow_up
+    assert ask(collection, engine("In 1912."), question, history=history).refused
+
+
 def test_the_turn_before_is_in_the_prompt_of_a_follow_up_alone(collection, engine):
     model = engine("x")
     history = [Turn("Who sings?", "Nobody."), Turn("When did the ship leave the port of Callao?", "In 1912.")]
