@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test test-slow check format bench lock clean
+.PHONY: quickstart test test-slow check docs format bench lock clean
 
 quickstart: $(STAMP)
 	$(BIN)/arriero quickstart
@@ -25,9 +25,18 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/python tools/check_sizes.py
 
+# The site in `site/`; what builds it is not in the lock.
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
+
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The manual page, from the commands' help.
+man: $(STAMP)
+	$(BIN)/python tools/write_man.py
 
 # Build .venv from the pinned versions; done again only when the pins or the project's metadata change.
 $(STAMP): requirements.lock pyproject.toml
@@ -46,4 +55,4 @@ lock:
 	rm -rf $(VENV).lock
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build site dist .pytest_cache .mypy_cache .ruff_cache

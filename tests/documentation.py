@@ -44,7 +44,7 @@ def mentions(text: str) -> list[list[str]]:
 
 def _own_words(line: str) -> list[str]:
     """What `arriero` is given by a line of a shell, with or without torchrun; nothing if it is another program's."""
-    found = re.match(r"\s*(?:\w+=\S+ )*(?:\S*torchrun .* -m )?arriero (.+)", line.partition("  #")[0])
+    found = re.match(r"\s*(?:\w+=\S+ )*(?:\S*torchrun .* -m )?arriero ([a-z].+)", line.partition("  #")[0])
     if not found:
         return []
     words = shlex.split(found[1], comments=True)
