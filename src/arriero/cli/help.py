@@ -24,12 +24,16 @@ def print_command_help(program: str, run: Run) -> None:
     """The help of one command: its docstring, its words and its options."""
     options = options_of(config_class(run))
     words = [option for option in options if option.positional]
-    usage = " ".join([program, *map(_usage, words), "[options]"])
+    usage = " ".join([program, *map(name_word, words), "[options]"])
     blocks = [f"Usage: {usage}", inspect.getdoc(run) or ""]
     if words:
-        blocks.append(_rows("Arguments", ((option.positional or "", _text(option)) for option in words)))
+        blocks.append(_rows("Arguments", ((option.positional or "", explain(option)) for option in words)))
     for group in dict.fromkeys(option.group for option in options):
-        rows = [(_flag(option), _text(option)) for option in options if option.group == group and not option.positional]
+        rows = [
+            (name_flag(option), explain(option))
+            for option in options
+            if option.group == group and not option.positional
+        ]
         blocks.append(_rows(f"{group} options".strip().capitalize(), rows))
     blocks.append(_rows("Everywhere", GENERAL))
     print("\n\n".join(block for block in blocks if block))
@@ -54,12 +58,14 @@ def describe_type(option: Option) -> str:
     return words.get(option.plain, "text")
 
 
-def _usage(option: Option) -> str:
+def name_word(option: Option) -> str:
+    """An argument as the usage line has it: `PATH ...`, `[MODEL]`."""
     word = f"{option.positional}{' ...' if option.kind == 'list' else ''}"
     return word if option.default is dataclasses.MISSING else f"[{word}]"
 
 
-def _flag(option: Option) -> str:
+def name_flag(option: Option) -> str:
+    """An option with what follows it: `--top-k N`."""
     values: dict[Any, str] = {int: "N", float: "X", Path: "PATH"}
     if option.kind == "switch":
         return f"--no-{option.flag[2:]}" if option.default is True else option.flag
@@ -69,7 +75,7 @@ def _flag(option: Option) -> str:
     return f"{option.flag} {'KEY=VALUE' if option.kind == 'pairs' else values.get(item, 'TEXT')}"
 
 
-def _text(option: Option) -> str:
+def explain(option: Option) -> str:
     """The field's docstring, and its default where that says anything."""
     again = " Repeatable." if option.kind in ("list", "pairs") and not option.positional else ""
     silent = option.default in (dataclasses.MISSING, None, (), "") or isinstance(option.default, bool)
