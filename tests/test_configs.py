@@ -1,23 +1,18 @@
 """Every file in `configs/` is one that the command in its first line takes."""
 
-import importlib
 from pathlib import Path
 
 import pytest
 
-from arriero.cli.commands import COMMANDS
-from arriero.cli.parser import parse
 from arriero.train.mixture import check_weights
+from tests.documentation import parse_command
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.toml"))
 
 
 def read(path: Path):
     words = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# arriero ").split()
-    name = next(" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in COMMANDS)
-    module, _, function = COMMANDS[name].target.partition(":")
-    argv = [str(path) if word.startswith("configs/") else word for word in words[len(name.split()) :]]
-    return parse(f"arriero {name}", getattr(importlib.import_module(module), function), argv)
+    return parse_command([str(path) if word.startswith("configs/") else word for word in words])
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

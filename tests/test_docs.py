@@ -83,6 +83,11 @@ def test_a_papers_page_goes_from_formulas_to_code_and_tests(page: Path):
     assert len(proofs) >= 4
 
 
+def test_the_sites_menu_has_every_page():
+    menu = set(re.findall(r"[\w/-]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:")[2]))
+    assert menu == {page.relative_to(ROOT / "docs").as_posix() for page in PAGES if page.is_relative_to(ROOT / "docs")}
+
+
 def test_two_pieces_of_a_file_are_found_in_their_order_only():
     source = "def f():\n    a = 1\n    b = 2\n    return a\n"
     assert holds(source, "a = 1\n…\nreturn a\n")

@@ -8,26 +8,21 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 import yaml
 
-from arriero.cli.commands import COMMANDS
-from arriero.cli.parser import parse
+from tests.documentation import parse_command
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 EXAMPLE = DEPLOY / "example.toml"
 
 
-def parse_command(words: list[str]):
+def parse_recipe(words: list[str]):
     """The settings of an `arriero …` command line; `--config` names the example's settings."""
-    ours = [str(EXAMPLE) if word.endswith("/serve.toml") else word for word in words]
-    name = next(" ".join(ours[:n]) for n in (2, 1) if " ".join(ours[:n]) in COMMANDS)
-    module, _, function = COMMANDS[name].target.partition(":")
-    return parse(f"arriero {name}", getattr(import_module(module), function), ours[len(name.split()) :])
+    return parse_command([str(EXAMPLE) if word.endswith("/serve.toml") else word for word in words])
 
 
 def unit() -> configparser.SectionProxy:
@@ -45,7 +40,7 @@ def instructions() -> dict[str, str]:
 
 
 def test_settings_are_those_of_the_command():
-    settings = parse_command(["serve", "--config", "/etc/arriero/serve.toml"])
+    settings = parse_recipe(["serve", "--config", "/etc/arriero/serve.toml"])
     assert settings.host == "127.0.0.1"
     assert settings.token is None
     assert set(tomllib.loads(EXAMPLE.read_text())) < set(vars(settings))
@@ -56,7 +51,7 @@ def test_the_unit_runs_the_server_without_rights():
     for key in ("ExecStartPre", "ExecStart"):
         program, *words = shlex.split(service[key])
         assert program == "/opt/arriero/bin/arriero"
-        parse_command(words)
+        parse_recipe(words)
     assert service["User"] == "arriero"
     assert service["NoNewPrivileges"] == service["PrivateTmp"] == service["ProtectHome"] == "yes"
     assert service["ProtectSystem"] == "strict"
@@ -76,7 +71,7 @@ def test_systemd_takes_the_unit(tmp_path):
 def test_the_container_runs_the_server_without_rights():
     given = instructions()
     assert json.loads(given["ENTRYPOINT"]) == ["arriero"]
-    settings = parse_command(json.loads(given["CMD"]))
+    settings = parse_recipe(json.loads(given["CMD"]))
     assert settings.host == "0.0.0.0"
     assert not settings.open
     assert given["USER"] == "arriero"
@@ -92,13 +87,3 @@ def test_compose_runs_the_same_on_this_machine_alone():
     assert service["cap_drop"] == ["ALL"]
     assert service["user"].startswith("10001")
     assert service["healthcheck"]["test"] == ["CMD", *json.loads(given["HEALTHCHECK"].partition("CMD ")[2])]
-
-
-def test_every_command_of_the_text_is_one_that_arriero_takes():
-    text = (ROOT / "docs" / "serving.md").read_text()
-    blocks = re.findall(r"^```sh\n(.*?)^```", re.sub(r"\\\n\s*", "", text), re.DOTALL | re.MULTILINE)
-    commands = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
-    ours = [command for command in commands if command.startswith("arriero ")]
-    assert ours
-    for command in ours:
-        parse_command(shlex.split(command)[1:])
