@@ -6,16 +6,21 @@ import pytest
 import torch
 
 from arriero.common.errors import ArrieroError
+from arriero.model.adapters import Adapters
 from arriero.model.config import LlamaConfig
 from arriero.model.formats.weights import blank_model
+from arriero.model.lora import LoraConfig
 from arriero.model.presets import PRESETS
+from arriero.model.quantised import quantise_model
 from arriero.model.rope import rotation
 from arriero.model.transformer import Llama
 from arriero.train.cards import CARDS
 from arriero.train.parallel import ParallelConfig
 from arriero.train.plan import (
+    Adapter,
     Setup,
     block_activations,
+    count_learning,
     count_parameters,
     estimate_cost,
     estimate_memory,
@@ -160,6 +165,7 @@ def test_what_cannot_fit_is_told_without_advice_that_fits():
         ({"count": 2, "replicate": 4}, "replicate 4 × shard any × tensor 1, got 2"),
         ({"count": 64, "tensor": 64}, "tensor: expected a divisor of n_kv_heads = 32, got 64"),
         ({"tokens": 4096}, "tokens: expected rows within the model's context of 2048, got 4096"),
+        ({"count": 2, "tensor": 2, "adapter": Adapter(quantise="nf4")}, "tensor: quantised matrices cannot be divided"),
         ({"rows": 0}, "rows: expected 1 or more, got 0"),
         ({"count": 2, "tensor": 2, "tokens": 33}, "tokens: expected a multiple of tensor = 2, got 33"),
     ],
@@ -182,3 +188,39 @@ def test_setups_that_cannot_be_are_refused(changes, message):
 def test_numbers_out_of_range_are_refused(numbers, message):
     with pytest.raises(ArrieroError, match=message):
         estimate_cost(setup(), **numbers)
+
+
+def test_an_adapters_run_is_as_long_as_its_examples():
+    with pytest.raises(ArrieroError, match="total_tokens: expected the tokens of all examples"):
+        estimate_cost(setup(adapter=Adapter()))
+
+
+@pytest.mark.parametrize("quantise", ["none", "nf4", "int8"])
+def test_an_adapters_bytes_are_what_the_model_then_holds(quantise):
+    model = Llama(SMALL).init_weights(0)
+    if quantise != "none":
+        quantise_model(model, quantise)
+    Adapters.of(model).add("adapter", LoraConfig(rank=4), seed=0)
+    run = setup(SMALL, tokens=64, dtype="float32", adapter=Adapter(rank=4, quantise=quantise))
+    assert count_learning(run) == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    parameters = sum(p.nbytes for p in model.parameters())
+    codes = sum(b.nbytes for layer in model.layers for b in layer.buffers())
+    whole = 0 if quantise == "none" else 8 * SMALL.dim * SMALL.hidden_dim
+    memory = estimate_memory(run)
+    assert memory.parameters == parameters + codes + whole
+    assert memory.gradients + memory.optimizer == 12 * count_learning(run)
+
+
+def test_an_adapter_takes_less_memory_and_a_third_less_time_and_a_quantised_base_less_again():
+    full, lora, qlora = (setup(adapter=adapter) for adapter in (None, Adapter(), Adapter(quantise="nf4")))
+    memories = [estimate_memory(run).total for run in (full, lora, qlora)]
+    assert memories == sorted(memories, reverse=True)
+    assert not fits(full)
+    assert fits(replace(qlora, card=CARDS["RTX-4090"], recompute="full"))
+    times = [estimate_cost(run, total_tokens=1e8).days for run in (full, lora)]
+    assert times[1] == pytest.approx(2 / 3 * times[0], rel=0.03)
+
+
+def test_a_quantised_base_is_advised_where_an_adapter_does_not_fit():
+    run = setup(card=CARDS["RTX-4090"], adapter=Adapter())
+    assert "--quantise nf4" in {advice.options for advice in advise(run)}

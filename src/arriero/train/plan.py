@@ -1,10 +1,10 @@
-"""What a pretraining run would take: memory of each device, days, energy, CO₂. Arithmetic only; nothing is trained.
+"""What a training run would take: memory of each device, days, energy, CO₂. Arithmetic only; nothing is trained.
 
 Memory counts what `parallel.py`, `layers.py` and `cross_entropy.py` hold; time goes by the share of the peak that is
 reached, MFU (Chowdhery et al., PaLM, arXiv 2204.02311, appendix B); energy by LLaMA's formula (`carbon.py`).
 
 Formulas use the papers' letters: N parameters, L layers, C model dim, H heads, K KV heads, D head dim, F hidden dim,
-V vocabulary, T tokens of a row; and n, tokens of a micro-batch; e, bytes of a number in the compute dtype.
+V vocabulary, T tokens of a row, r rank; and n, tokens of a micro-batch; e, bytes of a number in the compute dtype.
 """
 
 from dataclasses import dataclass, fields
@@ -13,6 +13,7 @@ from arriero.common.errors import ArrieroError
 from arriero.kernels.cross_entropy import CHUNK_BYTES
 from arriero.model.config import LlamaConfig
 from arriero.model.layers import Recompute
+from arriero.model.quantised import Quantisation, quantised_bytes
 from arriero.train.carbon import PUE, TONNES_PER_MWH, carbon_tonnes, energy_mwh
 from arriero.train.cards import Card, DType
 from arriero.train.parallel import ParallelConfig
@@ -25,6 +26,20 @@ USABLE = 0.9
 """Share of a device's memory that is left by the driver, the communication library and the allocator's gaps."""
 TOKENS_PER_PARAMETER = 20
 """Of a compute-optimal run (Hoffmann et al., arXiv 2203.15556, table 3)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """What of fine-tuning learns beside frozen weights: LoRA, in every matrix of every layer."""
+
+    rank: int = 8
+    """r."""
+    quantise: Quantisation = "none"
+    """How the frozen matrices are kept (QLoRA); every device keeps them whole then."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ArrieroError(f"rank: expected a rank of 1 or more, got {self.rank}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +57,8 @@ class Setup:
     layout: ParallelConfig
     recompute: Recompute = "selective"
     dtype: DType = "bfloat16"
+    adapter: Adapter | None = None
+    """None: all weights learn."""
 
     def __post_init__(self) -> None:
         for name in ("count", "rows", "tokens", "accumulation"):
@@ -56,6 +73,8 @@ class Setup:
             made = f"replicate {layout.replicate} × shard {layout.shard or 'any'} × tensor {layout.tensor}"
             raise ArrieroError(f"count: expected as many devices as the layout has, {made}, got {self.count}")
         check_divisible(self.shape, layout.tensor)
+        if layout.tensor > 1 and _is_quantised(self):
+            raise ArrieroError("tensor: quantised matrices cannot be divided: share the work by --shard")
         if layout.tensor > 1 and layout.sequence and self.tokens % layout.tensor:
             raise ArrieroError(f"tokens: expected a multiple of tensor = {layout.tensor}, got {self.tokens}")
 
@@ -115,25 +134,57 @@ def _block_parameters(shape: LlamaConfig) -> int:
     return attention + 3 * shape.dim * shape.hidden_dim + 2 * shape.dim
 
 
+def count_learning(setup: Setup) -> int:
+    """Parameters that learn: N, or those of the adapter, r · (inputs + outputs) of each matrix."""
+    shape = setup.shape
+    if setup.adapter is None:
+        return count_parameters(shape)
+    heads = shape.head_dim * (shape.n_heads + shape.n_kv_heads)
+    return setup.adapter.rank * shape.n_layers * (4 * shape.dim + 2 * heads + 3 * (shape.dim + shape.hidden_dim))
+
+
 def estimate_memory(setup: Setup) -> Memory:
     """What each device holds.
 
     Between steps all is fp32 and spread over shard × tensor (ZeRO-3, Rajbhandari et al., arXiv 1910.02054): parameters
-    4 bytes, gradients 4, AdamW's two moments 8. Several micro-batches a step, unless they are summed one by one, gather
-    whole gradients first.
+    4 bytes; of what learns, gradients 4, AdamW's two moments 8. Several micro-batches a step, unless summed one
+    by one, gather whole gradients first.
     """
-    layout, parameters = setup.layout, count_parameters(setup.shape)
-    own = parameters / (setup.shard * layout.tensor)
+    layout, learning = setup.layout, count_learning(setup)
+    ways = setup.shard * layout.tensor
     keeps_whole = setup.accumulation > 1 and setup.shard > 1 and not layout.sum_every
-    whole_gradients = 4 * parameters / layout.tensor if keeps_whole else 0.0
+    whole_gradients = 4 * learning / layout.tensor if keeps_whole else 0.0
     return Memory(
-        parameters=4 * own,
-        gradients=4 * own + whole_gradients,
-        optimizer=8 * own,
+        parameters=4 * (_outer_parameters(setup) + setup.shape.n_layers * _block_share(setup)) / ways + _coded(setup),
+        gradients=4 * learning / ways + whole_gradients,
+        optimizer=8 * learning / ways,
         gathered=_gathered(setup),
         activations=_activations(setup),
         loss=_loss(setup),
     )
+
+
+def _is_quantised(setup: Setup) -> bool:
+    return setup.adapter is not None and setup.adapter.quantise != "none"
+
+
+def _outer_parameters(setup: Setup) -> int:
+    """Of embedding, last norm and output."""
+    return count_parameters(setup.shape) - setup.shape.n_layers * _block_parameters(setup.shape)
+
+
+def _block_share(setup: Setup) -> int:
+    """Parameters of a block that are spread over devices: what it and the adapter have; quantised matrices are not."""
+    adapter = 0 if setup.adapter is None else count_learning(setup) // setup.shape.n_layers
+    return adapter + (2 * setup.shape.dim if _is_quantised(setup) else _block_parameters(setup.shape))
+
+
+def _coded(setup: Setup) -> float:
+    """Bytes of the quantised matrices, and of the largest one when it is made whole: in fp32, then as it is used."""
+    if setup.adapter is None or not _is_quantised(setup):
+        return 0.0
+    largest = setup.shape.dim * setup.shape.hidden_dim
+    return quantised_bytes(setup.shape, setup.adapter.quantise) + (4 + _number_bytes(setup)) * largest
 
 
 def _number_bytes(setup: Setup) -> int:
@@ -148,10 +199,10 @@ def _gathered(setup: Setup) -> float:
     """
     if setup.count == 1 and setup.dtype == "float32":
         return 0.0
-    number, block = _number_bytes(setup), _block_parameters(setup.shape)
-    outer = count_parameters(setup.shape) - setup.shape.n_layers * block
-    blocks = 2 if setup.shard > 1 else setup.shape.n_layers
-    return (number * (min(blocks, setup.shape.n_layers) * block + outer) + (number + 4) * block) / setup.layout.tensor
+    number, layers = _number_bytes(setup), setup.shape.n_layers
+    held = min(2 if setup.shard > 1 else layers, layers) * _block_share(setup) + _outer_parameters(setup)
+    learning = _block_share(setup) if setup.adapter is None else count_learning(setup) // layers
+    return (number * held + (number + 4) * learning) / setup.layout.tensor
 
 
 def _activations(setup: Setup) -> float:
@@ -195,10 +246,12 @@ def _stream_parts(setup: Setup) -> int:
 
 def _loss(setup: Setup) -> float:
     """Chunked cross-entropy: three copies of a chunk's logits; the gradients of the output matrix, fp32 while they are
-    added up and once more in the compute dtype, and of the hidden states. Tensor parallelism gathers the matrix."""
+    added up and once more in the compute dtype, unless it is frozen, and of the hidden states. Tensor parallelism
+    gathers the matrix."""
     shape, n, number = setup.shape, setup.rows * setup.tokens / _stream_parts(setup), _number_bytes(setup)
     logits = 3 * min(CHUNK_BYTES, 4 * n * shape.vocab_size)
-    matrix = shape.vocab_size * shape.dim * (4 + number + (number if setup.layout.tensor > 1 else 0))
+    copies = (0 if setup.adapter else 4 + number) + (number if setup.layout.tensor > 1 else 0)
+    matrix = shape.vocab_size * shape.dim * copies
     return logits + matrix + number * n * shape.dim
 
 
@@ -220,7 +273,7 @@ def estimate_cost(
     """Time and energy of a run; neither what communication costs nor what fails is modelled, but by the MFU.
 
     Args:
-        total_tokens: by default 20 a parameter.
+        total_tokens: by default 20 a parameter; an adapter has no such rule.
         mfu: share of the peak reached by what the mathematics needs; what `full` recomputes comes on top of its time.
         tokens_per_second: of one device, where it is known; then the MFU follows from it.
         watts: of one device; by default its power limit.
@@ -236,15 +289,19 @@ def estimate_cost(
         raise ArrieroError(f"mfu: expected a share above 0, and at most 1, got {mfu:g}")
     if not 1 <= pue < float("inf"):
         raise ArrieroError(f"pue: expected 1 or more (all power by that of the computers), got {pue:g}")
-    needed = flops_per_token(setup.shape, setup.tokens)
+    needed = training_flops(setup)
     peak = setup.card.peak_flops[setup.dtype]
     if tokens_per_second is None:
-        tokens_per_second = mfu * peak / (needed + _recomputed_flops(setup, needed))
+        tokens_per_second = mfu * peak / (needed + _recomputed_flops(setup))
     reached = tokens_per_second * needed / peak
     if reached > 1:
         raise ArrieroError(
             f"tokens_per_second: {tokens_per_second:,.0f} a device are beyond the peak of the {setup.card.name}, "
             f"{peak / needed:,.0f}"
+        )
+    if total_tokens is None and setup.adapter:
+        raise ArrieroError(
+            "total_tokens: expected the tokens of all examples, times the epochs: an adapter has no rule"
         )
     total = TOKENS_PER_PARAMETER * count_parameters(setup.shape) if total_tokens is None else total_tokens
     device_hours = total / tokens_per_second / 3600
@@ -262,12 +319,25 @@ def estimate_cost(
     )
 
 
+def training_flops(setup: Setup) -> float:
+    """Operations a token: of frozen matrices two thirds, as they have no gradients, and of the adapter's 6 each."""
+    shape = setup.shape
+    full = flops_per_token(shape, setup.tokens)
+    if setup.adapter is None:
+        return full
+    matrices = shape.n_layers * (_block_parameters(shape) - 2 * shape.dim) + shape.vocab_size * shape.dim
+    return full - 2.0 * matrices + 6.0 * count_learning(setup)
+
+
 def palm_flops_per_token(shape: LlamaConfig, tokens: int) -> float:
     """6N + 12·L·H·D·T (PaLM, appendix B): N without the embedding, and attention's masked half counted as work."""
     return flops_per_token(shape, tokens) + 6.0 * shape.n_layers * shape.n_heads * shape.head_dim * tokens
 
 
-def _recomputed_flops(setup: Setup, needed: float) -> float:
+def _recomputed_flops(setup: Setup) -> float:
     """With `full` recomputation the blocks' forward pass, a third of forward and backward, once more."""
+    if setup.recompute != "full":
+        return 0.0
     outer = 6.0 * setup.shape.vocab_size * setup.shape.dim
-    return (needed - outer) / 3 if setup.recompute == "full" else 0.0
+    adapter = 2.0 * count_learning(setup) if setup.adapter else 0.0
+    return (flops_per_token(setup.shape, setup.tokens) - outer) / 3 + adapter

@@ -28,7 +28,7 @@ def advise(setup: Setup) -> list[Advice]:
     """Settings that save memory, each alone; those it takes together, if none is enough alone; devices that suffice."""
     settings = [(costs, changed) for costs, changed in _settings(setup) if _memory(changed) < _memory(setup)]
     if not any(fits(changed) for _, changed in settings):
-        together = _all_settings(setup)
+        together = settle(setup)
         if together not in (setup, *(changed for _, changed in settings)):
             settings.append(("all of that", together))
     changes = [*settings, *_devices(setup)]
@@ -45,6 +45,8 @@ def _options(before: Setup, after: Setup) -> str:
     pairs += [(name, getattr(before.layout, name), getattr(after.layout, name)) for name in ("replicate", "shard")]
     pairs += [("tensor", before.layout.tensor, after.layout.tensor), ("count", before.count, after.count)]
     pairs += [("accumulation", before.accumulation, after.accumulation), ("card", before.card.name, after.card.name)]
+    kept = [None if setup.adapter is None else setup.adapter.quantise for setup in (before, after)]
+    pairs.append(("quantise", *kept))
     words = [f"--{name} {new}" for name, old, new in pairs if old != new]
     return " ".join([*words, *(["--sum-every"] if after.layout.sum_every > before.layout.sum_every else [])])
 
@@ -62,6 +64,8 @@ def _settings(setup: Setup) -> Iterator[Change]:
         yield "smaller products", replace(setup, rows=1, accumulation=setup.accumulation * setup.rows)
     if setup.dtype == "float32" and setup.card.peak_flops["bfloat16"] > setup.card.peak_flops["float32"]:
         yield "precision", replace(setup, dtype="bfloat16")
+    if setup.adapter and setup.adapter.quantise == "none" and layout.tensor == 1:
+        yield "time, and a little quality", replace(setup, adapter=replace(setup.adapter, quantise="nf4"))
     if setup.recompute != "full":
         yield "a third more time", replace(setup, recompute="full")
     for tensor in (2, 4, 8):
@@ -78,7 +82,7 @@ def _spread(setup: Setup, tensor: int) -> Setup | None:
         return None
 
 
-def _all_settings(setup: Setup) -> Setup:
+def settle(setup: Setup) -> Setup:
     """One setting after the other, each that saves, until it fits or none is left."""
     while not fits(setup):
         better = (changed for _, changed in _settings(setup) if _memory(changed) < _memory(setup))
