@@ -120,6 +120,7 @@ def _grounded(said: str) -> tuple[str, dict]:
             "passage_id": 7 + at,
             "document": DOCUMENT,
             "page": 3 + at,
+            "page_end": 4 + at,
             "section": "Trade",
             "text": PASSAGE,
             "score": share,

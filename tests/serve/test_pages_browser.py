@@ -137,6 +137,7 @@ def test_settings_and_system_prompt_are_sent(page, app):
     ask(page, "hello")
     asked = app.state.asked[-1]
     assert (asked["temperature"], asked["seed"], asked["messages"][0]["role"]) == (0, 7, "system")
+    assert (asked["top_p"], asked["repetition_penalty"]) == (0.9, 1.1)  # as `arriero chat`, where nothing is set
 
 
 def test_sources_open_beside_the_answer(page, app):
@@ -148,6 +149,7 @@ def test_sources_open_beside_the_answer(page, app):
     assert "temperature" not in asked  # documents are answered from as the server has it
     shares = page.locator(".posterior .share")
     expect(shares).to_have_text(["72%", "19%", "6%", "3%"])
+    expect(page.locator(".posterior .place").nth(1)).to_contain_text("pages 4–5")
     widths = page.locator(".posterior .bar").evaluate_all("bars => bars.map(bar => bar.offsetWidth)")
     assert widths == sorted(widths, reverse=True)
     expect(page.locator(".prose")).to_contain_text("[9]")  # no such source: no button

@@ -108,12 +108,13 @@ def test_a_run_is_drawn_and_its_report_shown(browser, url, service, tmp_path, mo
     monkeypatch.setattr(service, "runs", tmp_path)
     start = {"kind": "start", "step": 0, "time": 1.0, "total_steps": 9, "model": {"dim": 8}, "n_params": 10}
     steps = [{"kind": "step", "step": step, "time": 1.0, "loss": 2 + 8 / step} for step in range(1, 8)]
-    (tmp_path / "first <i>run").mkdir()
     diary = "".join(json.dumps(row) + "\n" for row in (start, *steps))
-    (tmp_path / "first <i>run" / "metrics.jsonl").write_text(diary)
-    (tmp_path / "first <i>run" / "config.toml").write_text('model = "tiny"\n')
     with tab(browser, url) as page:
         page.goto("/#/runs")
+        expect(page.locator(".empty")).to_contain_text("No runs yet")
+        (tmp_path / "first <i>run").mkdir()  # it begins while the page is open
+        (tmp_path / "first <i>run" / "config.toml").write_text('model = "tiny"\n')
+        (tmp_path / "first <i>run" / "metrics.jsonl").write_text(diary)
         expect(page.locator(".runs")).to_contain_text("step 7 of 9")
         expect(page.locator(".curve")).to_have_count(1)
         page.get_by_role("button", name="Report").click()

@@ -44,7 +44,7 @@ class ServeConfig:
     token: str | None = None
     """What clients must send as `Authorization: Bearer TOKEN`. In a file for --config no other user sees it."""
     open: bool = True
-    """Open the page in a browser, where there is a display."""
+    """The page opens in a browser, where there is a display; --no-open leaves it closed."""
     weights: Literal["auto", "full", "int8", "int4"] = "auto"
     """How matrices are held: int8 and int4 take less memory and time; `arriero eval --weights` tells how far they are
     off. auto keeps the bits of a GGUF file on a CPU, and is full elsewhere."""
@@ -70,7 +70,7 @@ def serve(config: ServeConfig) -> int:
 
     Examples:
       arriero serve
-      arriero serve --documents ~/manuals --adapter support=runs/support
+      arriero serve --documents ~/manuals --adapter support=runs/support/adapter
       arriero serve --host 0.0.0.0 --config serve.toml
     """
     try:

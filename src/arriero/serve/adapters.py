@@ -40,7 +40,9 @@ def add_adapter(service: Service, name: str, folder: Path) -> ServedAdapter:
         ArrieroError: the folder holds no adapter, or one that is damaged or for another model.
     """
     if not is_adapter(folder):
-        raise ArrieroError(f"{folder} is no adapter: expected a folder with adapter_config.json, as of `arriero sft`")
+        raise ArrieroError(
+            f"{folder} is no adapter: expected one with adapter_config.json, such as RUN/adapter of `arriero sft RUN`"
+        )
     if (kind := read_quantised(folder)) != "none":
         raise ArrieroError(
             f"{folder} was trained over a base in {kind}, and over this one it is another model: merge it with "

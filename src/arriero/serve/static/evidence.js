@@ -20,9 +20,14 @@ export function marker(n, citation, open) {
   );
 }
 
-/** "report.pdf, page 3, Results". */
-export function place({ document, page, section }) {
-  return [document, page && t("page", { n: page }), section].filter(Boolean).join(", ");
+/** "report.pdf, pages 3–4, Results". */
+export function place(passage) {
+  return [passage.document, pagesOf(passage), passage.section].filter(Boolean).join(", ");
+}
+
+function pagesOf({ page, page_end: end }) {
+  if (!page) return null;
+  return end > page ? t("pages", { n: page, end }) : t("page", { n: page });
 }
 
 /** How much of the answer is supported, and the passages that were read, with their posterior as bars. */
@@ -93,7 +98,7 @@ export async function showPassage(panel, collection, passage) {
         el(
           "p",
           { class: "soft" },
-          [passage.page && t("page", { n: passage.page }), passage.section].filter(Boolean).join(" · "),
+          [pagesOf(passage), passage.section].filter(Boolean).join(" · "),
         ),
       ),
       closing,

@@ -1,6 +1,6 @@
 // The page of training runs: which there are, their curves as they grow, and their reports.
 
-import { call, info, request } from "./api.js";
+import { call, request } from "./api.js";
 import { chart, short, smooth } from "./chart.js";
 import { fault, openDialog } from "./dialogs.js";
 import { button, el, field, icon, select } from "./dom.js";
@@ -58,8 +58,7 @@ export function press(event) {
 
 async function begin() {
   try {
-    const { features } = await info();
-    runs = features.runs ? await call("api/runs") : [];
+    runs = await call("api/runs");
   } catch (error) {
     view?.body.replaceChildren(fault(error, begin));
     return;
@@ -73,9 +72,10 @@ async function begin() {
         icon("runs"),
         el("h2", null, t("runs.none")),
         el("p", { class: "soft" }, t("runs.none.hint")),
-        el("code", null, "arriero serve --runs runs"),
+        el("code", null, "arriero sft runs/mine --data examples.jsonl"),
       ),
     );
+    view.timer = setTimeout(begin, pause());
     return;
   }
   view.body.replaceChildren(el("div", { class: "with-list" }, view.list, view.detail));
@@ -127,7 +127,11 @@ function drawList() {
   );
 }
 
-/** Asks for the lines that are new, and again after a while as long as the run grows. */
+function pause() {
+  return document.hidden ? POLL_MS * 5 : POLL_MS;
+}
+
+/** Asks for the lines that are new and for the list, and again after a while. */
 async function follow() {
   clearTimeout(view?.timer);
   const { name } = held;
@@ -143,15 +147,14 @@ async function follow() {
       else if (row.kind === "validation") held.validations.push(row);
     }
     drawDetail(rows.length > 0);
-    if (rows.length && view.drawn) runs = await call("api/runs");
+    if (!more) runs = await call("api/runs");
     if (!view || held.name !== name) return;
     drawState();
   } catch (error) {
     view?.detail.prepend(fault(error, () => show(name)));
     return;
   }
-  const finished = runs.find((run) => run.name === name)?.finished;
-  if (more || !finished) view.timer = setTimeout(follow, more ? 0 : document.hidden ? POLL_MS * 5 : POLL_MS);
+  view.timer = setTimeout(follow, more ? 0 : pause());
 }
 
 /** The states in the list, without taking the focus from it. */

@@ -67,6 +67,7 @@ export const STRINGS = {
   copy: ["Copy", "复制"],
   copied: ["Copied", "已复制"],
   page: ["page {n}", "第 {n} 页"],
+  pages: ["pages {n}–{end}", "第 {n}–{end} 页"],
   "error.unreachable": ["The server does not answer. Is it running?", "服务器没有响应，是否在运行？"],
   "error.status": ["The server refused with status {status}.", "服务器拒绝了请求（状态 {status}）。"],
   "error.cut": ["The connection broke before the answer was complete.", "回答完成前连接中断。"],
@@ -148,10 +149,10 @@ export const STRINGS = {
   refused: ["The documents do not answer this.", "文档中没有答案。"],
   "grounded.full": ["Every sentence is supported by the documents.", "每句话都有文档支持。"],
   "grounded.partial": [
-    "Sentences without a number have no support in the documents.",
-    "没有编号的句子在文档中没有依据。",
+    "For sentences without a number no support was found in the documents.",
+    "没有编号的句子未在文档中找到依据。",
   ],
-  "grounded.none": ["Nothing in this answer is supported by the documents.", "此回答在文档中没有依据。"],
+  "grounded.none": ["No support for this answer was found in the documents.", "未在文档中找到此回答的依据。"],
 
   "keys.collection": ["New collection", "新建文档集"],
   "keys.upload": ["Choose files", "选择文件"],
@@ -284,8 +285,8 @@ export const STRINGS = {
   "runs.lead": ["Training as it goes: curves grow while a run writes them.", "训练实况：曲线随训练实时更新。"],
   "runs.none": ["No runs yet", "还没有训练"],
   "runs.none.hint": [
-    "Runs appear here once the server knows the folder that they are written to:",
-    "指定训练目录后，训练会显示在这里：",
+    "A run that is written to the server's folder of runs (“runs”, unless --runs names another) appears here by itself:",
+    "写入服务器训练目录（默认为 runs，可用 --runs 指定）的训练会自动显示在这里：",
   ],
   "run.not begun": ["not begun", "未开始"],
   "run.in progress": ["in progress", "进行中"],
