@@ -14,6 +14,7 @@ import pytest
 from arriero.common.errors import ArrieroError, BusyError, NotFoundError
 from arriero.generate.engine import Engine, Request, SamplingConfig
 from arriero.generate.live import Live
+from arriero.generate.row import Row
 from arriero.model.adapters import Adapters
 from arriero.model.lora import LoraConfig
 from tests.generate.plain import decode_plainly
@@ -198,3 +199,15 @@ def test_figures_tell_what_was_done(live):
     assert stats.steps >= 12
     assert stats.cache_room == live.engine.max_pages * 16
     assert (stats.running, stats.waiting, stats.cache_tokens, stats.preempted) == (0, 0, 0, 0)
+
+
+def test_an_answer_that_cannot_be_told_ends_with_the_reason_and_others_go_on(live, monkeypatch):
+    def fail(self: Row) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Row, "delta", fail)
+        with pytest.raises(MemoryError):
+            list(live.stream(request([1])))
+    assert len(live.generate([request([1])])[0].ids) == 12
+    assert live.stats().cache_tokens == 0

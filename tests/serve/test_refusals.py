@@ -5,9 +5,11 @@ import threading
 
 import openai
 import pytest
+from pydantic import ValidationError
 
 from arriero.generate.request import Request
 from arriero.generate.sampling import SamplingConfig
+from arriero.serve.chat_schema import ChatRequest
 from arriero.serve.errors import as_api_error, name_field
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
@@ -35,6 +37,9 @@ def message(**fields) -> dict:
         (CHAT, HELLO | {"logit_bias": {"5": 1}}, "logit_bias", "not supported"),
         (CHAT, HELLO | {"presence_penalty": 0.5}, "presence_penalty", "not supported"),
         (CHAT, HELLO | {"temprature": 1}, "temprature", "unknown field"),
+        (CHAT, HELLO | {"top-p": 1}, "top-p", "unknown field top-p"),
+        (CHAT, message(str=1), "messages[0].str", "unknown field"),
+        (CHAT, HELLO | {"metadata": {str(i): "" for i in range(17)}}, "metadata", "16"),
         (CHAT, HELLO | {"temperature": "1"}, "temperature", "number"),
         (CHAT, HELLO | {"temperature": 3}, "temperature", "less than or equal to 2"),
         (CHAT, HELLO | {"top_p": 0}, "top_p", "greater than 0"),
@@ -190,3 +195,19 @@ def test_a_request_that_takes_too_long_is_ended(http, live, service, stalled, mo
 )
 def test_a_place_is_told_as_it_is_written(place, name):
     assert name_field(place) == name
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [1] * 300_000},
+        {"messages": [{"role": "user", "content": [1] * 9000}] * 100},
+        HELLO | {f"a{i}": 1 for i in range(300_000)},
+        HELLO | {"metadata": {str(i): 1 for i in range(300_000)}},
+    ],
+    ids=["messages", "parts", "unknown", "metadata"],
+)
+def test_of_a_body_full_of_faults_one_is_told(body):
+    with pytest.raises(ValidationError) as told:
+        ChatRequest.model_validate(body)
+    assert told.value.error_count() <= 10_000  # of the first message's parts

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from arriero.serve.errors import install_handlers
-from arriero.serve.security import Gate, Rates, secure
+from arriero.serve.security import Gate, Rates, client_of, secure
 from arriero.serve.settings import ServeSettings
 
 HERE = "http://127.0.0.1:8080"
@@ -297,3 +297,19 @@ class TestAnswers:
         assert TOKEN not in caplog.text
         assert "nearly" not in caplog.text
         assert TOKEN not in repr(ServeSettings(token=TOKEN))
+
+
+@pytest.mark.parametrize(
+    ("address", "counted_as"),
+    [
+        ("203.0.113.7", "203.0.113.7"),
+        ("2001:db8:1:2::7", "2001:db8:1:2::/64"),
+        ("::ffff:203.0.113.7", "203.0.113.7"),
+        ("::ffff:127.0.0.1", "127.0.0.1"),
+        ("::1", "::1"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("testclient", "testclient"),
+    ],
+)
+def test_a_network_of_ipv6_is_one_client(address, counted_as):
+    assert client_of({"client": (address, 5000)}) == counted_as

@@ -1,5 +1,6 @@
 """Streamed text: whole characters only, and together what decoding at once gives."""
 
+import threading
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tokenizers import decoders, models
 
 from arriero.common.errors import FormatError
 from arriero.tokenizer.load import load_tokenizer
-from arriero.tokenizer.pieces import byte_alphabet
+from arriero.tokenizer.pieces import byte_alphabet, encode_text
 from arriero.tokenizer.tokenizer import Tokenizer
 
 EMOJI = "né 你好 😀👨‍👩‍👧 \U00012000 ok"
@@ -114,3 +115,23 @@ def test_other_decoders_are_refused(decoder: decoders.Decoder | None) -> None:
         backend.decoder = decoder
     with pytest.raises(FormatError, match=r"decoder.*expected ByteLevel or SentencePiece's"):
         Tokenizer(backend)
+
+
+def test_other_threads_run_while_a_long_text_is_encoded():
+    alphabet = {chr(ord("a") + i): i for i in range(26)}
+    backend = Backend(models.BPE(vocab=alphabet, merges=[]))
+    text = "".join(alphabet) * 20_000
+    begun, ids, turns = threading.Event(), list[int](), 0
+
+    def encode() -> None:
+        begun.set()
+        ids.extend(encode_text(backend, text).ids)
+
+    thread = threading.Thread(target=encode)
+    thread.start()
+    assert begun.wait(30)
+    while thread.is_alive():
+        time.sleep(0.001)
+        turns += 1
+    assert ids == [*range(26)] * 20_000
+    assert turns > 10

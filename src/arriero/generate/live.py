@@ -152,11 +152,9 @@ class Live:
         with evaluating(self.model):
             while self._prepare():
                 try:
-                    moved = self._scheduler.step()
+                    self._tell(self._scheduler.step())
                 except Exception as error:  # whatever it is, it is told to those who wait for an answer
                     self._fail(error)
-                else:
-                    self._tell(moved)
 
     def _prepare(self) -> bool:
         """Wait until there is something to decode, and do what was to be done between two steps; False at the end."""

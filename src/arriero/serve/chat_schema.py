@@ -2,12 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, FailFast, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from arriero.rag.search import Mode
 from arriero.serve.errors import ApiError
-from arriero.serve.fields import MOST_LOGPROBS, Absent, Asked, NonEmpty, SamplingFields, Text, only
+from arriero.serve.fields import MOST_LOGPROBS, MOST_MESSAGES, Absent, Asked, NonEmpty, SamplingFields, Text, only
 from arriero.serve.usage import Usage
 from arriero.tokenizer.chat import Message
 
@@ -30,7 +30,7 @@ class ChatMessage(Asked):
     """One turn of the chat. An answer may be sent back as it came."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[TextPart], Field(min_length=1)]
+    content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=MOST_MESSAGES)]
     name: Absent = None
     refusal: Absent = None
     audio: Absent = None
@@ -58,7 +58,7 @@ class GroundedFields(Asked):
 class ChatRequest(SamplingFields):
     """A chat to continue."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES), FailFast()]
     max_completion_tokens: int | None = Field(default=None, ge=1, le=2**31, description="The newer name of max_tokens.")
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=MOST_LOGPROBS)

@@ -14,7 +14,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from arriero.common.errors import BusyError
@@ -22,6 +22,7 @@ from arriero.rag.collection import Collection
 from arriero.rag.sources import place, printable, same_name
 from arriero.rag.store import FILE_NAME, DocumentInfo
 from arriero.serve.errors import ERRORS, ApiError
+from arriero.serve.fields import Asked, Text
 from arriero.serve.intake import FileState, kept_folder
 from arriero.serve.jobs import Jobs, JobState
 from arriero.serve.page_text import find_page
@@ -57,11 +58,10 @@ class CollectionInfo(BaseModel):
     passages: int
 
 
-class NewCollection(BaseModel):
+class NewCollection(Asked):
     """What to call a collection."""
 
-    model_config = ConfigDict(extra="forbid")
-    name: str
+    name: Text
     """Letters and digits of any script, with blanks, dots, hyphens and underscores in between; 60 at most."""
 
 

@@ -22,6 +22,10 @@ _UNION_BRANCH = re.compile(r"(str|int|float|bool|list|none|constrained-str)$|.*[
 """Parts of a validation error's place that name a type and no field."""
 
 
+_NAME = 100
+"""Most characters of an unknown field's name that are told."""
+
+
 class ApiError(Exception):
     """A request that cannot be served."""
 
@@ -100,6 +104,7 @@ def validation_error(errors: Sequence[Mapping[str, Any]]) -> ApiError:
             400, f"the body is no valid JSON: {first['ctx'].get('error', first['msg'])}", code="json_invalid"
         )
     if first["type"] == "extra_forbidden":
+        param = ".".join(filter(None, (name_field(place[1:-1]), str(place[-1])[:_NAME])))
         return ApiError(400, f"unknown field {param}: leave it out", param, "unknown_parameter")
     if param is None and where == "body":
         return ApiError(400, "expected a JSON object as the body, with Content-Type: application/json")

@@ -4,9 +4,10 @@ A field that the server knows and does not support is accepted with the value th
 send it always, and refused by name with any other.
 """
 
+from itertools import islice
 from typing import Annotated, Any, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from arriero.generate.sampling import SamplingConfig
@@ -14,6 +15,8 @@ from arriero.generate.sampling import SamplingConfig
 MOST_SAMPLES = 128
 MOST_LOGPROBS = 20
 MOST_STOPS = 16
+MOST_MESSAGES = 10_000
+MOST_METADATA = 16
 
 _COLDEST = 1e-5
 """A temperature below it is greedy."""
@@ -53,6 +56,15 @@ class Asked(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_all_unknown_but_one(cls, given: Any) -> Any:
+        """One is named to the client; to find fault with each of a hundred thousand takes seconds."""
+        if not isinstance(given, dict):
+            return given
+        unknown = islice((name for name in given if name not in cls.model_fields), 1)
+        return {name: given[name] for name in [*cls.model_fields, *unknown] if name in given}
+
 
 class StreamOptions(Asked):
     """What a stream tells beside the text."""
@@ -68,6 +80,15 @@ def _listed(value: Any) -> Any:
 
 _StopList = Annotated[list[NonEmpty], Field(max_length=MOST_STOPS)]
 Stops = Annotated[_StopList | None, BeforeValidator(_listed, json_schema_input_type=NonEmpty | _StopList | None)]
+
+
+def _check_few(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > MOST_METADATA:
+        raise PydanticCustomError("too_many", "expected {most} entries at most", {"most": MOST_METADATA})
+    return value
+
+
+Metadata = Annotated[dict[str, str], Field(max_length=MOST_METADATA), BeforeValidator(_check_few)]
 
 
 class SamplingFields(Asked):
@@ -88,7 +109,7 @@ class SamplingFields(Asked):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
-    metadata: dict[str, str] | None = None
+    metadata: Metadata | None = None
     frequency_penalty: Zero = None
     presence_penalty: Zero = None
     logit_bias: only({}) = None  # type: ignore[valid-type]

@@ -43,7 +43,8 @@ async def chat(asked: ChatRequest, http: Request) -> ChatResponse | Response:
     if names_collection(asked):
         return await answer_grounded(asked, http, service)
     answerer = find_answerer(asked.model, service.models, service.adapters)
-    prompt_ids = await to_thread.run_sync(encode_chat, answerer, asked)
+    size = sum(len(message.plain()["content"]) for message in asked.messages)
+    prompt_ids = await to_thread.run_sync(encode_chat, answerer, asked, limiter=service.reader(size))
     most = answerer.room(prompt_ids, asked.most_tokens, "messages")
     sampling = asked.sampling(most, asked.reported, answerer.tokenizer.stop_ids)
     cancel = threading.Event()

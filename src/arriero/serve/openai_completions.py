@@ -48,7 +48,8 @@ async def complete(asked: CompletionRequest, http: Request) -> CompletionRespons
     """Continue texts; with `stream` the answers come as server-sent events."""
     service: Service = http.app.state.service
     answerer = find_answerer(asked.model, service.models, service.adapters)
-    prompts = await to_thread.run_sync(_encode, answerer, asked)
+    size = sum(map(len, asked.prompts))
+    prompts = await to_thread.run_sync(_encode, answerer, asked, limiter=service.reader(size))
     cancel = threading.Event()
     wanted = DEFAULT_TOKENS if asked.max_tokens is None else max(1, asked.max_tokens)
     reported = asked.logprobs

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, FailFast, Field
 from pydantic_core import PydanticCustomError
 
 from arriero.align.preference_stats import Tally, measure_agreement, tally
@@ -26,7 +26,7 @@ from arriero.generate.request import Request as Generation
 from arriero.rag.sources import printable
 from arriero.serve.answerer import Answerer, find_answerer
 from arriero.serve.errors import ERRORS, ApiError
-from arriero.serve.fields import Asked, NonEmpty, Text
+from arriero.serve.fields import MOST_MESSAGES, Asked, NonEmpty, Text
 from arriero.serve.service import Service
 from arriero.tokenizer.chat import Message
 
@@ -94,7 +94,7 @@ class GivenResponse(Asked):
 class NewPair(Asked):
     """A prompt, with two responses or with who is to give them."""
 
-    messages: Annotated[list[Turn], Field(min_length=1)]
+    messages: Annotated[list[Turn], Field(min_length=1, max_length=MOST_MESSAGES), FailFast()]
     models: Annotated[list[Name], Field(min_length=2, max_length=2)] | None = None
     """Models or adapters that answer; without them the default model answers twice."""
     responses: Annotated[list[GivenResponse], Field(min_length=2, max_length=2)] | None = None

@@ -65,6 +65,20 @@ def secure(app: FastAPI, settings: ServeSettings) -> None:
     app.add_middleware(Sealed)
 
 
+def client_of(scope: Scope) -> str:
+    """Whom a request is from: an address, of IPv6 the network of 64 bits, all of which one client may have."""
+    host = str((scope.get("client") or ("localhost", 0))[0])
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address) or address.is_loopback:
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, 64), strict=False))
+
+
 def _is_loopback(host: str) -> bool:
     """Whether a name or an address, without its port, means this machine and no other."""
     name = host.rstrip(".").lower().removeprefix("[").removesuffix("]")
@@ -159,7 +173,7 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        client = str((scope.get("client") or ("localhost", 0))[0])
+        client = client_of(scope)
         refusal = self._judge(scope, client)
         if refusal is not None:
             await refusal(send)

@@ -12,6 +12,7 @@ import uvicorn
 
 from arriero.common.errors import ArrieroError
 from arriero.serve.app import create_app
+from arriero.serve.connection import Connection
 from arriero.serve.service import Service
 from arriero.serve.settings import ServeSettings
 
@@ -66,7 +67,9 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 create_app(service),
-                log_level="warning",
+                http=Connection,
+                ws="none",
+                log_level="error",  # its warnings are of what anyone may send, as often as they like
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,  # a client could call itself anything

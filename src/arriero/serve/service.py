@@ -24,6 +24,10 @@ PREFIX = "arriero:"
 """Of the names that collections have as models."""
 
 
+_LONG = 100_000
+"""Characters of a long prompt."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServedCollection:
     """A collection, open for reading by any thread."""
@@ -56,6 +60,7 @@ class Service:
         self.preferences, self.runs = settings.preferences, settings.runs
         self.encoding = CapacityLimiter(1)
         """Vectors for `/v1/embeddings` are computed one request after another."""
+        self._long_prompts = CapacityLimiter(1)
         self._encoder: Encoder | None = None
         self._encoder_lock = threading.Lock()
 
@@ -106,6 +111,13 @@ class Service:
             if self._encoder is None:
                 self._encoder = load_encoder(self.settings.encoder, device=self.settings.device)
             return self._encoder
+
+    def reader(self, size: int) -> CapacityLimiter | None:
+        """What limits the threads that make tokens of a prompt of so many characters; None: what limits all threads.
+
+        Long ones are read one after another: megabytes take seconds, and a hundred times their memory.
+        """
+        return self._long_prompts if size > _LONG else None
 
     def open_collections(self) -> None:
         """Open what lies in the collections' folder, and the collections that the settings name beside it."""

@@ -25,6 +25,7 @@ from tokenizers.models import WordLevel
 
 from arriero.common.errors import ArrieroError
 from arriero.tokenizer.chat import ChatTemplate, Message
+from arriero.tokenizer.pieces import encode_text
 
 _CHARACTER, _EVERYTHING = re.compile(".", re.DOTALL), re.compile(".+", re.DOTALL)
 _OTHER = "\ufffetext"  # the finder's one word: whatever is no added token
@@ -56,11 +57,11 @@ class ChatEncoder:
     """Encodes rendered chats with one vocabulary."""
 
     def __init__(
-        self, backend: tokenizers.Tokenizer, added: Mapping[int, Any], encode_text: Callable[[str, bool], list[int]]
+        self, backend: tokenizers.Tokenizer, added: Mapping[int, Any], encode_plain: Callable[[str, bool], list[int]]
     ) -> None:
-        """`encode_text` encodes text with control tokens switched off, and is told whether it begins the chat."""
+        """`encode_plain` encodes text with control tokens switched off, and is told whether it begins the chat."""
         self._backend = backend
-        self._encode_text = encode_text
+        self._encode_plain = encode_plain
         self._finder = tokenizers.Tokenizer(WordLevel({_OTHER: 0}, unk_token=_OTHER))
         if backend.normalizer is not None:
             self._finder.normalizer = backend.normalizer
@@ -150,7 +151,7 @@ class ChatEncoder:
 
     def _find(self, text: str) -> list[tuple[int, int, int]]:
         """Control tokens in a text: id, first character, end."""
-        encoding = self._finder.encode(text, add_special_tokens=False)
+        encoding = encode_text(self._finder, text)
         found = zip(encoding.ids, encoding.offsets, strict=True)
         return [(self._special[key], start, end) for key, (start, end) in found if key in self._special]
 
@@ -158,7 +159,7 @@ class ChatEncoder:
         """Ids of the chat, or of its beginning, given with marks and without."""
         own = self._find(text)
         if len(own) == len(self._find(plain)):
-            ids: list[int] = self._backend.encode(plain, add_special_tokens=False).ids
+            ids: list[int] = encode_text(self._backend, plain).ids
             return ids
         return list(self._join(chat, text, own, begins=True))
 
@@ -174,10 +175,10 @@ class ChatEncoder:
     def _join(self, chat: _Marked, text: str, own: list[tuple[int, int, int]], *, begins: bool) -> Iterator[int]:
         position = 0
         for token_id, start, end in own:
-            yield from self._encode_text(chat.plain(text[position:start]), begins and position == 0)
+            yield from self._encode_plain(chat.plain(text[position:start]), begins and position == 0)
             yield token_id
             position = end
-        yield from self._encode_text(chat.plain(text[position:]), begins and position == 0)
+        yield from self._encode_plain(chat.plain(text[position:]), begins and position == 0)
 
 
 def _mark(message: Message, mark: str, end: str, unit: re.Pattern[str]) -> Message:

@@ -19,6 +19,7 @@ import tokenizers
 from arriero.common.errors import FormatError
 
 SPACE = "▁"  # SentencePiece's visible space, U+2581
+_LONG = 20_000  # characters that take some 50 ms
 
 
 @cache
@@ -27,6 +28,16 @@ def byte_alphabet() -> Mapping[str, int]:
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(printable)]
     return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+
+
+def encode_text(backend: tokenizers.Tokenizer, text: str) -> tokenizers.Encoding:
+    """A text as it stands, without the tokens around it; other threads run meanwhile where it is long.
+
+    The library keeps Python's lock for one text, seconds for a few megabytes, and gives it up for a list of them.
+    """
+    if len(text) < _LONG:
+        return backend.encode(text, add_special_tokens=False)
+    return backend.encode_batch([text], add_special_tokens=False)[0]
 
 
 @dataclass(frozen=True, kw_only=True)

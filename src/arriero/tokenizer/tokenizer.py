@@ -18,7 +18,7 @@ from arriero.common.errors import ArrieroError, FormatError
 from arriero.common.files import atomic_file
 from arriero.tokenizer.chat import ChatTemplate, Message, check_messages
 from arriero.tokenizer.chat_encoding import ChatEncoder
-from arriero.tokenizer.pieces import StreamDecoder, read_spelling, read_texts
+from arriero.tokenizer.pieces import StreamDecoder, encode_text, read_spelling, read_texts
 
 END_OF_TURN = frozenset(
     ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<|end_of_turn|>", "<end_of_turn>",
@@ -101,7 +101,7 @@ class Tokenizer:
         head, tail = self._edges(bos, eos)
         _check_unicode(text)
         backend = self.backend if parse_special else self._plain
-        ids: list[int] = backend.encode(text, add_special_tokens=False).ids
+        ids: list[int] = encode_text(backend, text).ids
         return head + (ids if parse_special else self._spell_out(ids)) + tail
 
     def encode_batch(
@@ -206,10 +206,10 @@ class Tokenizer:
         inner = _ignore_special(self.backend, self._added, _without_prefix(self.backend.pre_tokenizer))
         texts = {True: self._plain, False: inner}
 
-        def encode_text(text: str, begins: bool) -> list[int]:
-            return self._spell_out(texts[begins].encode(text, add_special_tokens=False).ids)
+        def encode_plain(text: str, begins: bool) -> list[int]:
+            return self._spell_out(encode_text(texts[begins], text).ids)
 
-        return ChatEncoder(self.backend, self._added, encode_text)
+        return ChatEncoder(self.backend, self._added, encode_plain)
 
     def _token(self, token_id: int) -> str:
         return self.backend.id_to_token(token_id) or ""
