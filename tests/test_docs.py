@@ -96,8 +96,9 @@ def test_two_pieces_of_a_file_are_found_in_their_order_only():
     assert not holds(source, "a = 1\nreturn a\n")
 
 
-def test_the_chinese_readme_has_the_commands_of_the_english_one():
+def test_the_chinese_readme_has_the_commands_and_parts_of_the_english_one():
     english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
     assert commands(chinese) == commands(english)
+    assert re.findall(r"^```(\w+)", chinese, re.MULTILINE) == re.findall(r"^```(\w+)", english, re.MULTILINE)
     assert len(re.findall("^## ", chinese, re.MULTILINE)) == len(re.findall("^## ", english, re.MULTILINE))
     assert len(re.findall(r"^- \*\*", chinese, re.MULTILINE)) == len(re.findall(r"^- \*\*", english, re.MULTILINE))

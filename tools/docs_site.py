@@ -50,7 +50,7 @@ def on_page_markdown(markdown: str, page: Page, config: Any, files: Files) -> st
     def turn(link: re.Match[str]) -> str:
         start, target, end = link.groups()
         path = _resolve(place, target)
-        if path is None or (path.startswith("docs/") and place.startswith("docs/")):
+        if path is None or (path.startswith("docs/") and place.startswith("docs/")) or not (ROOT / path).is_file():
             return link[0]
         if path.startswith("docs/"):
             wanted = path.removeprefix("docs/")

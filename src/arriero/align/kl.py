@@ -1,6 +1,6 @@
 """How far the policy has gone from where it began, and what that costs (Ziegler et al., arXiv 1909.08593, section 2.2).
 
-R(g | p) = R̃(g | p) − β D_KL(π(g | p) ‖ π_0(g | p)) (Llama 2, arXiv 2307.09288, section 3.4.3). The penalty is paid
+R(g | p) = R̃(g | p) − β D_KL(π(g | p) ‖ π_0(g | p)) (Llama 2, arXiv 2307.09288, section 3.2.3). The penalty is paid
 token by token, the score once, with the last one. The paper does not say how the divergence is estimated. In the reward
 it is k1 here, log π − log π_0 of the sampled tokens: unbiased, negative where it is negative, never clamped. k2 and k3
 (Schulman, "Approximating KL Divergence", 2020) vary less, and are for the eye: as a loss k1's gradient is 0 on average

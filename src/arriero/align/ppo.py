@@ -1,4 +1,4 @@
-"""PPO as Llama 2 used it (Touvron et al., arXiv 2307.09288, section 3.4.3): a policy learns from the scores it gets.
+"""PPO as Llama 2 used it (Touvron et al., arXiv 2307.09288, section 3.2.3): a policy learns from the scores it gets.
 
 The one loop, on batches that the policy makes itself: `ppo_batches.py`. A run is a folder as fine-tuning's; at the end
 it holds `adapter/` in PEFT's format or `model/` in Hugging Face's: the policy of the step whose held-out answers were

@@ -1,7 +1,7 @@
 """PPO's two losses (Schulman et al., arXiv 1707.06347, equations 7 and 9), of the tokens of answers.
 
 Sums, not means: the loop divides by the tokens of the whole mini-batch, so that micro-batches are parts of it and
-nothing else. Llama 2 (arXiv 2307.09288, section 3.4.3) clips the ratio at 0.2; it does not say what the values' loss is
+nothing else. Llama 2 (arXiv 2307.09288, section 3.2.3) clips the ratio at 0.2; it does not say what the values' loss is
 or weighs: here it is clipped too (Stiennon et al., arXiv 2009.01325), and its weight is the trainer's to choose.
 
 N tokens.

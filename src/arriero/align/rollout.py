@@ -1,4 +1,4 @@
-"""Rollouts: the policy answers prompts, and the answers are judged (Llama 2, arXiv 2307.09288, section 3.4.3).
+"""Rollouts: the policy answers prompts, and the answers are judged (Llama 2, arXiv 2307.09288, section 3.2.3).
 
 Answers are sampled from the whole softmax, each from a seed of its own, and end with the first stop token, which is one
 of theirs; nothing of them is edited. A reward model reads the very tokens that the policy was asked with and wrote, at
