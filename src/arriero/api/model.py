@@ -211,7 +211,7 @@ class Model:
         base_of(folder, self.source)
         if (kind := read_quantised(folder)) != "none":
             raise ArrieroError(
-                f"{folder} was trained over weights in {kind}, and over these it is another model: Model.load({folder})"
+                f"{folder} was trained over weights in {kind}, and over these is another model: use Model.load(folder)"
             )
         adapters = Adapters.of(self.engine.model)
         name = f"guest-{len(adapters.configs)}"
