@@ -86,7 +86,12 @@ class Setup:
     @property
     def batch_tokens(self) -> int:
         """Tokens of a step of the optimizer, on all devices."""
-        return self.rows * self.tokens * self.accumulation * self.layout.replicate * self.shard
+        return self.rows * self.tokens * self.accumulation * self.batch_share
+
+    @property
+    def batch_share(self) -> int:
+        """Groups of devices that see different rows."""
+        return self.layout.replicate * self.shard
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,8 +45,8 @@ def _options(before: Setup, after: Setup) -> str:
     pairs += [(name, getattr(before.layout, name), getattr(after.layout, name)) for name in ("replicate", "shard")]
     pairs += [("tensor", before.layout.tensor, after.layout.tensor), ("count", before.count, after.count)]
     pairs += [("accumulation", before.accumulation, after.accumulation), ("card", before.card.name, after.card.name)]
-    kept = [None if setup.adapter is None else setup.adapter.quantise for setup in (before, after)]
-    pairs.append(("quantise", *kept))
+    if before.adapter and after.adapter:
+        pairs.append(("quantise", before.adapter.quantise, after.adapter.quantise))
     words = [f"--{name} {new}" for name, old, new in pairs if old != new]
     return " ".join([*words, *(["--sum-every"] if after.layout.sum_every > before.layout.sum_every else [])])
 
