@@ -1,4 +1,4 @@
-"""The published sizes: LLaMA (arXiv 2302.13971, table 2), Llama 2 (arXiv 2307.09288, table 1), and some for a laptop."""
+"""The sizes of LLaMA (arXiv 2302.13971, table 2) and of Llama 2 (arXiv 2307.09288, table 1), and two for a laptop."""
 
 from typing import Any
 

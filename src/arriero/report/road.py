@@ -5,6 +5,7 @@ It reads the road's folder alone: the stages' records, the diaries of their runs
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ _VALIDATED = {
     "recall_5": "recall at 5",
     "mrr": "mean reciprocal rank",
 }
-_MOST_SAMPLES = 3
+_MOST_SAMPLES, _MOST_CHARACTERS = 3, 400
+_EMPTY_LINES = re.compile(r"\n\s*\n")
 
 
 def render_road(folder: Path) -> str:
@@ -60,12 +62,12 @@ def render_road(folder: Path) -> str:
 
 def energy(joules: float) -> str:
     """At the processors and what a data centre adds to it."""
-    return f"{joules * PUE / 3600:.2g} Wh"
+    return f"{joules * PUE / 3600:.3g} Wh"
 
 
 def carbon(joules: float) -> str:
     """CO₂ equivalent of it."""
-    return f"{carbon_tonnes(joules * PUE / JOULES_PER_MWH) * 1e6:.2g} g"
+    return f"{carbon_tonnes(joules * PUE / JOULES_PER_MWH) * 1e6:.3g} g"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -124,9 +126,14 @@ def _samples(run: Run) -> list[tuple[str, str, str]]:
     by_prompt: dict[str, list[str]] = {}
     for line in run.samples:
         by_prompt.setdefault(str(line.get("prompt")), []).append(str(line.get("text")))
-    return [(prompt, texts[0] if len(texts) > 1 else "", texts[-1]) for prompt, texts in by_prompt.items()][
-        :_MOST_SAMPLES
-    ]
+    shown = list(by_prompt.items())[:_MOST_SAMPLES]
+    return [(prompt, _cut(texts[0]) if len(texts) > 1 else "", _cut(texts[-1])) for prompt, texts in shown]
+
+
+def _cut(text: str) -> str:
+    """Its beginning, without the many empty lines that a model writes before it has learnt much."""
+    text = _EMPTY_LINES.sub("\n", text).strip("\n")
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]} […]"
 
 
 def _tiles(views: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:

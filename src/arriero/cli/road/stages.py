@@ -97,7 +97,7 @@ def _reward(road: Road) -> list[Call]:
 
 def _rejection(road: Road) -> list[Call]:
     how = ("--samples", road.size.samples, *_ANSWER_TOKENS, "--decode-rows", 64)
-    learns = ("--method", "full", "--epochs", 2, "--lr", 3e-4, "--batch", 16)
+    learns = ("--method", "full", "--epochs", 2, "--lr", 3e-4, "--batch", 16, "--eval-share", 0)
     words = ("--model", road / "sft" / "model", "--prompts", road / "prompts.txt", "--reward", road / "reward/reward")
     return [Call.of("align reject", road / "rejection", *words, *how, *learns, *road.on_device)]
 
