@@ -246,7 +246,7 @@ def test_pairs_are_judged_by_keys(page, app):
     assert app.state.judged == [expected]
     page.get_by_text("Write a prompt of your own").click()
     page.get_by_label("Write a prompt of your own").fill("Where do llamas live?")
-    page.get_by_role("button", name="Get two answers").click()
+    page.keyboard.press("Enter")
     expect(page.locator(".said")).to_contain_text("Where do llamas live?")
     expect(answers).to_have_text(["made two", "made one"])
 

@@ -3,7 +3,7 @@
 
 import { call, info } from "./api.js";
 import { askLine, fault } from "./dialogs.js";
-import { button, el, icon, select, textarea } from "./dom.js";
+import { button, el, icon, select, sends, textarea } from "./dom.js";
 import { count, number, percent, t } from "./language.js";
 import { render } from "./markdown.js";
 import { load, save } from "./storage.js";
@@ -257,7 +257,14 @@ async function judge() {
 
 /** A prompt of the annotator's own, answered twice. */
 function writing() {
-  const area = textarea({ rows: 2, placeholder: t("write.placeholder"), "aria-label": t("write") });
+  const area = textarea({
+    rows: 2,
+    placeholder: t("write.placeholder"),
+    "aria-label": t("write"),
+    onkeydown: (event) => {
+      if (sends(event) && !send.disabled) ask(event);
+    },
+  });
   const models = load("annotate.models", []).filter((name) => offered.includes(name));
   const picked = [models[0] ?? offered[0], models[1] ?? offered[1] ?? offered[0]];
   const pick = (at) =>
