@@ -1,6 +1,8 @@
 """The compiled kernels against what they compute written out, on other instruction sets too; and machines without."""
 
 import ctypes
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -173,3 +175,67 @@ def test_other_instruction_sets_give_the_same(cpu, tmp_path):
 
 def test_the_structures_are_those_of_c():
     assert ctypes.sizeof(Matrix) == 48
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize("damage", [lambda code: code[: len(code) // 2], lambda code: code[:-1] + b"x", lambda _: b""])
+def test_a_library_that_the_disk_has_damaged_is_compiled_again(damage, monkeypatch, tmp_path):
+    compiler = build._compiler()
+    assert compiler is not None
+    whole = build._target(compiler)
+    monkeypatch.setenv("ARRIERO_CACHE", str(tmp_path))
+    kept = build._target(compiler)
+    kept.parent.mkdir()
+    for file in (whole, build._digest_file(whole)):
+        shutil.copy(file, kept.parent)
+    assert not build.will_compile()
+    kept.write_bytes(damage(whole.read_bytes()))
+    assert build.will_compile()
+    monkeypatch.setattr(build, "_compile", lambda _, target: shutil.copy(whole, target))
+    assert load(monkeypatch) is None
+
+
+def test_no_umask_lets_others_write_the_library(monkeypatch, tmp_path):
+    compiler = tmp_path / "bin" / "c++"
+    compiler.parent.mkdir()
+    compiler.write_text('#!/bin/sh\nfor last; do :; done\n[ "$1" = --version ] || echo "no library" > "$last"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{compiler.parent}:/usr/bin:/bin")
+    monkeypatch.setenv("ARRIERO_CACHE", str(tmp_path))
+    before = os.umask(0)
+    try:
+        assert "delete it" not in str(load(monkeypatch))
+    finally:
+        os.umask(before)
+    (library,) = (tmp_path / "native").glob("*.so")
+    assert library.stat().st_mode & 0o022 == 0
+
+
+def test_a_user_without_a_home_is_told(monkeypatch):
+    for name in ("ARRIERO_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert "set ARRIERO_CACHE" in str(load(monkeypatch)) or build._compiler() is None
+    assert not build.will_compile()
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+def test_too_little_memory_is_an_error_and_too_few_threads_are_none():
+    script = (
+        "import resource, torch\n"
+        "from arriero.kernels.native.library import Matrix, library, multiply\n"
+        "from arriero.model.packed import PackedLinear\n"
+        "torch.set_num_threads(2)\n"
+        "layer = PackedLinear.from_weight(torch.ones(16, 32768), 4)\n"
+        "matrix = Matrix.of(layer.codes, layer.scales, layer.mins, 32768, 4)\n"
+        "small, large = torch.ones(1, 32768), torch.ones(1, 1).expand(3000, 32768).contiguous()\n"
+        "library()\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 4 * 2**20,) * 2)\n"  # a thread's stack takes 8
+        "print(multiply(matrix, small)[0, 0].item())\n"
+        "try: multiply(matrix, large)\n"
+        "except MemoryError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout == "32768.0\ntoo little memory for a step of compiled code\n", done.stderr

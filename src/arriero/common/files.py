@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from arriero.common.errors import ArrieroError
+
 
 @contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
@@ -55,10 +57,17 @@ def sha256(path: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """Where downloaded models live: `$ARRIERO_CACHE`, else `$XDG_CACHE_HOME/arriero`, else `~/.cache/arriero`."""
-    if explicit := os.environ.get("ARRIERO_CACHE"):
-        return Path(explicit).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "arriero"
+    """Where downloaded models live: `$ARRIERO_CACHE`, else `$XDG_CACHE_HOME/arriero`, else `~/.cache/arriero`.
+
+    Raises:
+        ArrieroError: it lies in the home of a user who has none.
+    """
+    explicit = os.environ.get("ARRIERO_CACHE")
+    folder = Path(explicit) if explicit else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "arriero"
+    try:
+        return folder.expanduser()
+    except RuntimeError as error:
+        raise ArrieroError(f"{folder}: no home folder is known: set ARRIERO_CACHE to a folder for models") from error
 
 
 def _flush(path: Path) -> None:

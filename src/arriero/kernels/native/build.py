@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from arriero.common.errors import ArrieroError
-from arriero.common.files import atomic_file, cache_folder
+from arriero.common.files import atomic_file, cache_folder, sha256
 
 SWITCH = "ARRIERO_NATIVE"
 """Environment variable; 0 switches the compiled kernels off."""
@@ -43,7 +43,10 @@ def native_library() -> ctypes.CDLL:
 def will_compile() -> bool:
     """Whether the first use will take the seconds of compiling."""
     compiler = None if os.environ.get(SWITCH) == "0" else _compiler()
-    return compiler is not None and not _target(compiler).is_file()
+    try:
+        return compiler is not None and not _is_whole(_target(compiler))
+    except (OSError, subprocess.SubprocessError, ArrieroError):  # `why_not_native` tells it
+        return False
 
 
 @cache
@@ -55,7 +58,7 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
         return None, "no C++ compiler was found: install g++ or clang++ for faster decoding"
     try:
         target = _target(compiler)
-        if not target.is_file():
+        if not _is_whole(target):
             _compile(compiler, target)
         _check_owner(target)
         return ctypes.CDLL(str(target)), None
@@ -74,9 +77,23 @@ def _target(compiler: str) -> Path:
 def _compile(compiler: str, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     source = Path(__file__).parent / _SOURCES[-1]
+    _digest_file(target).unlink(missing_ok=True)
     with atomic_file(target) as aside:
         command = [compiler, *_OPTIONS, *_cpu_options(), str(source), "-o", str(aside)]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=_SECONDS)  # noqa: S603 - our own
+    target.chmod(0o644)  # the umask may let others write
+    with atomic_file(_digest_file(target)) as aside:
+        aside.write_text(sha256(target))
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether it is what was compiled: a library that the disk has cut short would end the process as it is loaded."""
+    digest = _digest_file(library)
+    return library.is_file() and digest.is_file() and digest.read_text("ascii", "replace") == sha256(library)
+
+
+def _digest_file(library: Path) -> Path:
+    return library.with_suffix(".sha256")
 
 
 def _check_owner(library: Path) -> None:

@@ -88,14 +88,15 @@ class Runner:
     def __init__(self, model: Model, threads: int) -> None:
         """`model` and all that it points to must outlive it."""
         self._model, self._close = model, library().arriero_close
-        self._handle = library().arriero_open(ctypes.byref(model), threads)
+        self._handle = _done(library().arriero_open(ctypes.byref(model), threads))
 
     def step(self, step: Step) -> None:
         """Go through the layers, and write the logits; the interpreter is free meanwhile."""
-        library().arriero_step(self._handle, ctypes.byref(step))
+        _done(library().arriero_step(self._handle, ctypes.byref(step)))
 
     def __del__(self) -> None:
-        self._close(self._handle)
+        if hasattr(self, "_handle"):
+            self._close(self._handle)
 
 
 def multiply(matrix: Matrix, x: Tensor) -> Tensor:
@@ -103,7 +104,7 @@ def multiply(matrix: Matrix, x: Tensor) -> Tensor:
     x = x.contiguous()
     y = x.new_empty(*x.shape[:-1], matrix.rows)  # (…, O)
     tokens = x.numel() // matrix.columns
-    library().arriero_multiply(_pool(), ctypes.byref(matrix), x.data_ptr(), tokens, y.data_ptr())
+    _done(library().arriero_multiply(_pool(), ctypes.byref(matrix), x.data_ptr(), tokens, y.data_ptr()))
     return y
 
 
@@ -122,7 +123,7 @@ def attend(
     q, out = q.contiguous(), torch.empty_like(q, memory_format=torch.contiguous_format)
     spans = (Span * batch)(*(Span(i * tokens, tokens, starts[i], tables[i].data_ptr()) for i in range(batch)))
     pools = k_pages.data_ptr(), v_pages.data_ptr(), heads, k_pages.shape[1], dim
-    library().arriero_attend(_pool(), spans, batch, *pools, scale, q.data_ptr(), out.data_ptr())
+    _done(library().arriero_attend(_pool(), spans, batch, *pools, scale, q.data_ptr(), out.data_ptr()))
     return out
 
 
@@ -134,16 +135,30 @@ def library() -> Any:
     found.arriero_open.argtypes, found.arriero_open.restype = (pointer, ctypes.c_int), pointer
     found.arriero_open_pool.argtypes, found.arriero_open_pool.restype = (ctypes.c_int,), pointer
     found.arriero_close.argtypes = (pointer,)
-    found.arriero_step.argtypes = (pointer, pointer)
-    found.arriero_multiply.argtypes = (pointer, pointer, pointer, number, pointer)
+    found.arriero_step.argtypes, found.arriero_step.restype = (pointer, pointer), pointer
+    found.arriero_multiply.argtypes, found.arriero_multiply.restype = (
+        (pointer, pointer, pointer, number, pointer),
+        pointer,
+    )
     found.arriero_attend.argtypes = (
         pointer, pointer, number, pointer, pointer, number, number, number, ctypes.c_float, pointer, pointer
     )  # fmt: skip
+    found.arriero_attend.restype = pointer
     return found
+
+
+def _done(result: int | None) -> int:
+    """What a function of C gave.
+
+    Raises:
+        MemoryError: null, which tells that there was too little.
+    """
+    if result is None:
+        raise MemoryError("too little memory for a step of compiled code")
+    return result
 
 
 @cache
 def _pool() -> int:
     """The threads of `multiply` and `attend`, as many as PyTorch's."""
-    handle: int = library().arriero_open_pool(torch.get_num_threads())
-    return handle
+    return _done(library().arriero_open_pool(torch.get_num_threads()))

@@ -1,6 +1,8 @@
 // One step of a LLaMA on a CPU: the new tokens of many rows through all layers at once, without Python in between.
 //
 // The same function as arriero.model.transformer, with packed matrices; tests hold it against that file.
+#include <new>
+
 #include "attention.h"
 #include "packed.h"
 #include "pool.h"
@@ -51,7 +53,6 @@ struct Workspace {
 
     void reserve(const Model& m, int64_t tokens) {
         if (tokens <= room) return;
-        room = tokens;
         const int64_t heads = m.n_heads * m.head_dim, kv = m.n_kv_heads * m.head_dim;
         x.resize(tokens * m.dim);
         normed.resize(tokens * m.dim);
@@ -67,6 +68,7 @@ struct Workspace {
         hidden_codes.resize(tokens * m.hidden_dim / GROUP * BYTES);
         hidden_scales.resize(tokens * m.hidden_dim / GROUP);
         hidden_sums.resize(tokens * m.hidden_dim / GROUP);
+        room = tokens;
     }
 };
 
@@ -217,24 +219,8 @@ class Runner {
     const Step* s_ = nullptr;
 };
 
-}  // namespace
-
-extern "C" {
-
-// `model` and all that it points to must outlive the runner.
-void* arriero_open(const Model* model, int threads) { return new Runner(*model, threads); }
-
-void arriero_close(void* runner) { delete static_cast<Runner*>(runner); }
-
-void arriero_step(void* runner, const Step* step) { static_cast<Runner*>(runner)->run(*step); }
-
-void* arriero_open_pool(int threads) { return new Pool(threads); }
-
-void arriero_close_pool(void* pool) { delete static_cast<Pool*>(pool); }
-
 // y (tokens, rows) = x (tokens, columns) W^T
-void arriero_multiply(void* pool, const Matrix* w, const float* x, int64_t tokens, float* y) {
-    Pool& threads = *static_cast<Pool*>(pool);
+void multiply_all(Pool& threads, const Matrix* w, const float* x, int64_t tokens, float* y) {
     std::vector<int8_t> codes(tokens * w->columns / GROUP * BYTES);
     std::vector<float> scales(tokens * w->columns / GROUP), sums(tokens * w->columns / GROUP);
     Inputs inputs{codes.data(), scales.data(), sums.data(), w->columns};
@@ -250,13 +236,59 @@ void arriero_multiply(void* pool, const Matrix* w, const float* x, int64_t token
     });
 }
 
+// No exception may leave C: null tells that there was too little memory.
+template <class Work>
+void* attempt(const Work& work) {
+    try {
+        return work();
+    } catch (const std::bad_alloc&) {
+        return nullptr;
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+// `model` and all that it points to must outlive the runner.
+void* arriero_open(const Model* model, int threads) {
+    return attempt([&]() -> void* { return new Runner(*model, threads); });
+}
+
+void arriero_close(void* runner) { delete static_cast<Runner*>(runner); }
+
+// Not null where it was done.
+void* arriero_step(void* runner, const Step* step) {
+    return attempt([&] {
+        static_cast<Runner*>(runner)->run(*step);
+        return runner;
+    });
+}
+
+void* arriero_open_pool(int threads) {
+    return attempt([&]() -> void* { return new Pool(threads); });
+}
+
+void arriero_close_pool(void* pool) { delete static_cast<Pool*>(pool); }
+
+// y (tokens, rows) = x (tokens, columns) W^T
+void* arriero_multiply(void* pool, const Matrix* w, const float* x, int64_t tokens, float* y) {
+    return attempt([&] {
+        multiply_all(*static_cast<Pool*>(pool), w, x, tokens, y);
+        return pool;
+    });
+}
+
 // Attention of all spans' tokens, whose keys lie in the pages already, fp32. q and out (tokens, H, D).
-void arriero_attend(
+void* arriero_attend(
     void* pool, const Span* spans, int64_t count, float* k, float* v, int64_t heads, int64_t kv_heads, int64_t dim,
     float scale, const float* q, float* out) {
-    Pool& threads = *static_cast<Pool*>(pool);
-    const std::lock_guard<std::mutex> one(threads.busy);
-    attend_all(threads, Pages<float>{k, v, heads, kv_heads, dim}, spans, count, scale, q, out);
+    return attempt([&] {
+        Pool& threads = *static_cast<Pool*>(pool);
+        const std::lock_guard<std::mutex> one(threads.busy);
+        attend_all(threads, Pages<float>{k, v, heads, kv_heads, dim}, spans, count, scale, q, out);
+        return pool;
+    });
 }
 
 }  // extern "C"

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <mutex>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -16,7 +17,11 @@ namespace arriero {
 class Pool {
   public:
     explicit Pool(int threads) {
-        for (int i = 1; i < threads; i++) helpers_.emplace_back([this] { help(); });
+        try {
+            for (int i = 1; i < threads; i++) helpers_.emplace_back([this] { help(); });
+        } catch (const std::system_error&) {
+            // the system gives no more threads: fewer do the work
+        }
     }
 
     ~Pool() {
