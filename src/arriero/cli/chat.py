@@ -25,6 +25,8 @@ class ChatConfig(EngineConfig):
     """System message; default: what the model's template puts there."""
     json: bool = False
     """Print each answer as one JSON object a line."""
+    speculate: int = 8
+    """Most tokens to guess ahead from what prompt and answer said: the same answer, sooner; 0 guesses nothing."""
     sampling: SamplingConfig = field(
         default_factory=lambda: SamplingConfig(max_tokens=512, temperature=0.2, top_p=0.9, repetition_penalty=1.1)
     )
@@ -38,7 +40,7 @@ def chat(config: ChatConfig) -> int:
     """
     if config.sampling.n != 1:
         raise ArrieroError(f"a chat has one answer at a time: expected --n 1, got {config.sampling.n}")
-    session = Session(load_engine(config), config)
+    session = Session(load_engine(config, speculate=config.speculate), config)
     commands: Commands = {
         "/reset": ("forget the talk so far", session.reset),
         "/system": ("set the system message and begin anew; without a text, show it", session.set_system),

@@ -31,8 +31,8 @@ class EngineConfig:
     off. auto keeps the bits of a GGUF file on a CPU, and is full elsewhere."""
 
 
-def load_engine(config: EngineConfig) -> "Engine":
-    """The engine of a command.
+def load_engine(config: EngineConfig, *, speculate: int = 0) -> "Engine":
+    """The engine of a command; `speculate` as `Engine` takes it.
 
     Raises:
         NotFoundError: the model is not here; the message says which `arriero model get` brings it.
@@ -41,7 +41,14 @@ def load_engine(config: EngineConfig) -> "Engine":
 
     compile_kernels(config.device)
     weights = choose_weights(config)
-    return Engine.load(config.model, adapter=config.adapter, device=config.device, dtype=config.dtype, weights=weights)
+    return Engine.load(
+        config.model,
+        adapter=config.adapter,
+        device=config.device,
+        dtype=config.dtype,
+        weights=weights,
+        speculate=speculate,
+    )
 
 
 def compile_kernels(device: str) -> None:

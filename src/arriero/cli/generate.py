@@ -30,6 +30,8 @@ class GenerateConfig(EngineConfig):
     """Show text at once, or with --no-stream only when it is whole."""
     json: bool = False
     """Print one JSON object: the completions with finish reasons, token counts, seeds and log-probabilities."""
+    speculate: int = 8
+    """Most tokens to guess ahead from what prompt and answer said: the same answer, sooner; 0 guesses nothing."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
 
@@ -42,7 +44,7 @@ def generate(config: GenerateConfig) -> int:
       cat notes.txt | arriero generate --system "Summarise the text." --json
     """
     prompt = read_text(config.prompt)
-    engine = load_engine(config)
+    engine = load_engine(config, speculate=config.speculate)
     request = _request(engine, prompt, config)
     with stoppable(request.cancel):
         single = config.sampling.n == 1
