@@ -48,7 +48,7 @@ a an and are as at be been being but by can could did do does for from had has h
 may might must not of on one or our she should so some such than that the their them then there these they this those
 to up us used was we were what when where which who whom whose why will with would you your also any all both each only
 other same very just about more most no how because while during called means refers according passage passages answer
-question mentioned stated text
+question mentioned stated text per
 """
 _STOP_WORDS = frozenset(_FUNCTION_WORDS.split())
 _NEGATIONS = frozenset(("not", "no", "never", "none", "nor", "neither", "without", "cannot"))

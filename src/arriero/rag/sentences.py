@@ -22,6 +22,8 @@ _ABBREVIATIONS = (
 )
 _NEVER_END = frozenset(_ABBREVIATIONS.split())
 """Abbreviations that something must follow, lower case and without their last full stop."""
+_LAST_DAY = 31
+"""Of a month: greater numbers with a full stop are hardly ever ordinals within a sentence."""
 _LETTERS = re.compile(r"(?:[^\W\d_]\.)+$")
 
 
@@ -38,14 +40,27 @@ def ends_sentence(text: str, start: int, end: int, following: int) -> bool:
     after = text[following : following + 4].lstrip("\"'“‘«([{¿¡")
     if after[:1].islower():
         return False
-    return not (_ONE_STOP.search(atom) and _is_abbreviation(atom))
+    return not (_ONE_STOP.search(atom) and (_is_abbreviation(atom) or _is_ordinal(text, start, end, gap)))
 
 
 def _is_abbreviation(atom: str) -> bool:
-    word = atom.lstrip("\"'“‘«([{").rstrip("\"'”’»)]}")
-    stem = word.rstrip(".").lower()
-    if stem in _NEVER_END:
+    word = _bare(atom)
+    if word.rstrip(".").lower() in _NEVER_END:
         return True
     if _LETTERS.match(word):  # an initial; 'U.S.' or 'p.m.' may end a sentence and then a capital follows
         return len(word) == 2 and word[0].isupper() and word[0] != "I"
-    return stem.isdecimal() and len(stem) <= 2  # '3. Oktober', '1. Install'
+    return False
+
+
+def _is_ordinal(text: str, start: int, end: int, gap: str) -> bool:
+    """'1. Install' where a line begins, '3. Oktober' within one; but not 'grade 68. The', nor '12.' where a line ends."""
+    number = _bare(text[start:end]).rstrip(".")
+    if not number.isdecimal() or len(number) > 2:
+        return False
+    before = text[max(0, start - _ITEM_LOOK) : start].rstrip(" \t")
+    begins_line = not before or before.endswith("\n")
+    return begins_line or (int(number) <= _LAST_DAY and "\n" not in gap)
+
+
+def _bare(atom: str) -> str:
+    return atom.lstrip("\"'“‘«([{").rstrip("\"'”’»)]}")
