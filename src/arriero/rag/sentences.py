@@ -53,7 +53,7 @@ def _is_abbreviation(atom: str) -> bool:
 
 
 def _is_ordinal(text: str, start: int, end: int, gap: str) -> bool:
-    """'1. Install' where a line begins, '3. Oktober' within one; but not 'grade 68. The', nor '12.' where a line ends."""
+    """'1. Install' where a line begins, '3. Oktober' within one; not 'grade 68. The', nor '12.' where a line ends."""
     number = _bare(text[start:end]).rstrip(".")
     if not number.isdecimal() or len(number) > 2:
         return False
