@@ -79,6 +79,7 @@ COMMANDS: dict[str, Command] = {
     "align iterate": Command(
         "arriero.cli.align_iterate:iterate", "Align a model in rounds: preferences, rewards, versions"
     ),
+    "doctor": Command("arriero.cli.doctor:doctor", "Tell what this machine can run, why not more, and what to install"),
     "completion": Command("arriero.cli.completion:completion", "Print the completion of bash, zsh or fish"),
     "kernels check": Command("arriero.cli.kernels:check", "Hold every attention implementation against the reference"),
     "kernels bench": Command("arriero.cli.kernels_bench:bench", "Measure attention: time and memory, beside PyTorch's"),

@@ -92,7 +92,7 @@ def serve(config: ServeConfig) -> int:
             print(url)
             sys.stdout.flush()
             note("Ctrl-C ends")
-            if config.open and _has_display():
+            if config.open and has_display():
                 webbrowser.open(url)
 
         run(service, listener, ready)
@@ -160,5 +160,6 @@ def _ingest(path: Path, folder: Path, config: ServeConfig) -> None:
         note(f"{len(collection.list())} documents in {folder}: arriero:{folder.name}")
 
 
-def _has_display() -> bool:
+def has_display() -> bool:
+    """Whether a browser would have somewhere to show a page."""
     return sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))

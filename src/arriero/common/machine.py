@@ -2,15 +2,16 @@
 
 import os
 import platform
-from pathlib import Path
 
 import torch
+
+from arriero.common.hardware import processor
 
 
 def machine_facts(device: torch.device) -> dict[str, str | int]:
     """Processor, threads and versions; on CUDA the GPU's name too."""
     facts: dict[str, str | int] = {
-        "processor": _processor(),
+        "processor": processor(),
         "cpus": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
@@ -29,10 +30,3 @@ def machine_line(device: torch.device) -> str:
         f"{gpu}{facts['processor']}, {facts['cpus']} CPUs, {facts['threads']} threads, Python {facts['python']}, "
         f"torch {facts['torch']}"
     )
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
