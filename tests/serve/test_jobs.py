@@ -284,3 +284,37 @@ def _receive(sending: socket.socket) -> bytes:
         return sending.recv(65536)
     except OSError:
         return b""
+
+
+def test_uploads_of_a_server_that_runs_are_left_to_it(served):
+    first, second, third = Jobs(), Jobs(), Jobs()
+    with first.receiving(served) as arriving:
+        (arriving / "0").write_bytes(TEXT)
+        second.resume(served)
+        assert (arriving / "0").exists()
+    first.close(30)
+    second.resume(served)  # it had not arrived whole
+    assert not arriving.exists()
+    second.close(30)
+    third.close(30)
+    assert not [*served.folder.glob(".uploads-*")]
+
+
+def test_uploads_of_a_server_that_died_are_taken_up_by_one(served, monkeypatch):
+    dead, *others = Jobs(), Jobs(), Jobs()
+    with monkeypatch.context() as patch:
+        patch.setattr(dead, "_enqueue", lambda job: job)  # before it came to it
+        with dead.receiving(served) as folder:
+            (folder / "0").write_bytes(TEXT)
+            dead.submit(served, folder, [Upload("a.txt", folder / "0", len(TEXT))])
+    others[0].resume(served)
+    assert not others[0]._jobs
+    dead._ownership._held.close()  # as the kernel does
+    for other in others:
+        other.resume(served)
+    assert [len(other._jobs) for other in others] == [1, 0]
+    finish(others[0].get(folder.name))
+    for each in (dead, *others):
+        each.close(30)
+    assert kept(served) == {"a.txt": TEXT}
+    assert not [*served.folder.glob(".uploads-*")]

@@ -5,7 +5,6 @@ several uploads are taken in together, up to a portion, since the index is writt
 leaves undone, stopped or killed, the next one takes up (`intake.py`).
 """
 
-import secrets
 import shutil
 import threading
 from collections import deque
@@ -17,6 +16,7 @@ from typing import Literal
 
 from arriero.common.errors import BusyError, NotFoundError
 from arriero.serve.intake import INCOMING, IncomingFile, StoppedError, read_manifest, take_in, write_manifest
+from arriero.serve.ownership import Ownership
 from arriero.serve.security import log_defect
 from arriero.serve.service import ServedCollection
 from arriero.serve.uploads import Upload
@@ -67,6 +67,7 @@ class Jobs:
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
         self._queue: deque[Job] = deque()
+        self._ownership = Ownership()
         self._changed = threading.Condition()  # guards all of it
         self._at_work: ServedCollection | None = None
         self._stopping = False
@@ -76,7 +77,8 @@ class Jobs:
     @contextmanager
     def receiving(self, collection: ServedCollection) -> Iterator[Path]:
         """A new folder to receive an upload in; it goes with an error."""
-        folder = collection.folder / INCOMING / secrets.token_hex(12)
+        with self._changed:
+            folder = collection.folder / INCOMING / self._ownership.name_upload(collection.folder)
         folder.mkdir(parents=True)
         try:
             yield folder
@@ -99,10 +101,16 @@ class Jobs:
         return self._enqueue(Job(id=folder.name, collection=collection, folder=folder, files=files))
 
     def resume(self, collection: ServedCollection) -> None:
-        """Queue what an earlier server left undone; what it had not received whole is removed."""
+        """Queue what an earlier server left undone; what it had not received whole is removed.
+
+        What belongs to another server that runs is left to it.
+        """
         root = collection.folder / INCOMING
+        self._ownership.take_over(collection.folder)
         oldest_first = sorted(root.iterdir(), key=lambda path: path.stat().st_mtime) if root.is_dir() else []
         for folder in oldest_first:
+            if not self._ownership.owns(collection.folder, folder.name):
+                continue
             if files := read_manifest(folder):
                 self._enqueue(Job(id=folder.name, collection=collection, folder=folder, files=files))
             else:
@@ -142,6 +150,8 @@ class Jobs:
             self._stopping = True
             self._changed.notify_all()
         self._thread.join(wait_s)
+        with self._changed:
+            self._ownership.close({job.id for job in self._jobs.values() if job.folder.exists()})
 
     def _enqueue(self, job: Job) -> Job:
         with self._changed:
