@@ -128,7 +128,7 @@ def plan(config: PlanConfig) -> int:
 
 def _setup(config: PlanConfig) -> "Setup":
     from arriero.train.cards import find_card
-    from arriero.train.parallel import ParallelConfig
+    from arriero.train.parallel_config import ParallelConfig
     from arriero.train.plan import Adapter, Setup
 
     shape, learning = _shape(config.model), config.learning

@@ -7,13 +7,13 @@ time.
 O outputs, C inputs.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.distributed.tensor import DTensor
 
 from arriero.common.errors import ArrieroError
 from arriero.kernels.linear import Linear, linear
@@ -90,7 +90,8 @@ def check_codable(layer: nn.Module) -> None:
     Raises:
         ArrieroError: it has a bias or adapters, or its matrix is divided among ranks.
     """
-    if isinstance(layer.weight, DTensor):
+    distributed = sys.modules.get("torch.distributed.tensor")  # half a second to import; without it nothing is divided
+    if distributed is not None and isinstance(layer.weight, distributed.DTensor):
         raise ArrieroError("a matrix that is divided among ranks cannot be quantised: quantise before that")
     if "bias" in dict(layer.named_parameters(recurse=False)):
         raise ArrieroError("a linear layer with a bias cannot be quantised: expected one without, as LLaMA has")

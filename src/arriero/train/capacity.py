@@ -13,7 +13,7 @@ from arriero.model.config import LlamaConfig
 from arriero.model.formats.weights import blank_model
 from arriero.model.packed import Weights, held_bytes
 from arriero.train.cards import Card, DType
-from arriero.train.parallel import ParallelConfig
+from arriero.train.parallel_config import ParallelConfig
 from arriero.train.plan import USABLE, Adapter, Setup, count_parameters, estimate_memory, fits
 
 Kind = Literal["float32", "bfloat16", "int8", "int4"]

@@ -14,7 +14,6 @@ overlap. The order is set here, one block ahead, so that the gathering is asked 
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar, cast
 
@@ -32,46 +31,12 @@ from arriero.model.adapters import copy_adapters
 from arriero.model.heads import copy_heads
 from arriero.model.quantised import QuantisedLinear
 from arriero.model.transformer import Llama
+from arriero.train.parallel_config import ParallelConfig as ParallelConfig
+from arriero.train.parallel_config import check_divisible
 from arriero.train.speed import keep_freed_memory
-from arriero.train.tensor_parallel import check_divisible, split_model
+from arriero.train.tensor_parallel import split_model
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ParallelConfig:
-    """How many processes share what; their product is the number of processes."""
-
-    replicate: int = 1
-    """Groups of processes that each hold the whole model and see different data."""
-    shard: int = 0
-    """Processes that share out parameters, gradients and optimizer states, and see different data (FSDP); 0: all
-    that the other two leave."""
-    tensor: int = 1
-    """Processes that share out every matrix, and see the same data (tensor parallelism)."""
-    sequence: bool = True
-    """With tensor above 1: share out the tokens between the matrices too (sequence parallelism)."""
-    sum_every: bool = False
-    """Sum gradients over processes after every micro-batch, not after a step's last one alone: more communication, but
-    no process keeps a whole gradient, 4 bytes a parameter, in between."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("replicate", 1), ("shard", 0), ("tensor", 1)):
-            if getattr(self, name) < least:
-                raise ArrieroError(f"{name}: expected {least} or more, got {getattr(self, name)}")
-
-    def shards(self, world: int) -> int:
-        """What `shard` comes to with so many processes.
-
-        Raises:
-            ArrieroError: the numbers do not multiply to `world`.
-        """
-        others = self.replicate * self.tensor
-        shard = self.shard or world // others
-        if shard * others != world:
-            product = f"replicate {self.replicate} × shard {self.shard or 'any'} × tensor {self.tensor}"
-            raise ArrieroError(f"expected {product} processes, got {world}: see torchrun's --nproc-per-node")
-        return shard
 
 
 class Layout:

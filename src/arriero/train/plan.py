@@ -16,9 +16,8 @@ from arriero.model.layers import Recompute
 from arriero.model.quantised import Quantisation, quantised_bytes
 from arriero.train.carbon import PUE, TONNES_PER_MWH, carbon_tonnes, energy_mwh
 from arriero.train.cards import Card, DType
-from arriero.train.parallel import ParallelConfig
+from arriero.train.parallel_config import ParallelConfig, check_divisible
 from arriero.train.speed import flops_per_token
-from arriero.train.tensor_parallel import check_divisible
 
 USUAL_MFU = 0.4
 """Within what well-made training reaches on GPUs: PaLM's 540B 0.46, LLaMA's 65B 0.49 by our count."""

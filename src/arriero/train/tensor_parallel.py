@@ -33,22 +33,10 @@ from torch.distributed.tensor.parallel import (
 from arriero.common.errors import ArrieroError
 from arriero.kernels.cross_entropy import cross_entropy
 from arriero.kernels.documents import Documents
-from arriero.model.config import LlamaConfig
 from arriero.model.guests import Guests
 from arriero.model.lora import LowRank
 from arriero.model.quantised import QuantisedLinear
 from arriero.model.transformer import Llama
-
-
-def check_divisible(config: LlamaConfig, ranks: int) -> None:
-    """Whether a model can be divided among so many ranks.
-
-    Raises:
-        ArrieroError: naming the size that can't be.
-    """
-    for name in ("n_kv_heads", "n_heads", "hidden_dim", "vocab_size"):
-        if getattr(config, name) % ranks:
-            raise ArrieroError(f"tensor: expected a divisor of {name} = {getattr(config, name)}, got {ranks}")
 
 
 def split_model(model: Llama, mesh: DeviceMesh, *, sequence: bool) -> None:
