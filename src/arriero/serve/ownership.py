@@ -1,7 +1,7 @@
 """Whose an upload is, where several servers share a collection: a server's own, until that server ends or dies.
 
-The names of a server's uploads begin with its own. In the collection's folder lies a lock by that name, which the kernel
-frees with the server's process: only then the next server takes up what is left.
+The names of a server's uploads begin with its own. In the collection's folder lies a lock by that name, which the
+kernel frees with the server's process: only then the next server takes up what is left.
 """
 
 import secrets
