@@ -90,7 +90,7 @@ def quickstart(config: QuickstartConfig) -> int:
     card = _write_card(config.out) if CARD in names else None
     if config.json:
         print_json({**answered, "stages": _records(config.out), "card": card, "interrupted": not whole})
-    else:
+    elif whole:
         _tell_next(config, names, card)
     return 0 if whole else _INTERRUPTED
 

@@ -118,37 +118,44 @@ def _measured(folder: Path, name: str) -> list[Change]:
         return [(f"reward of one answer, and expected best of {k}", fixed(curve["maximum"][0]), fixed(best))
                 for k, best in zip(curve["samples"], curve["maximum"], strict=True)
                 if k in (2, 4, 8, 16, 32)]  # fmt: skip
+    summary = folder / "evaluation" / "summary.json"
+    if name == "retriever" and summary.is_file():
+        bare, found = _read(summary)["systems"]
+        return [
+            (f"{words} of SmolLM2, from memory and from passages", fixed(bare[key]["mean"]), fixed(found[key]["mean"]))
+            for key, words in (("em", "exact match"), ("f1", "F1"), ("said", "right answers that were said"))
+        ]
     return []
 
 
-def _samples(run: Run) -> list[tuple[str, str, str]]:
+def _samples(run: Run) -> list[tuple[str, str | None, str]]:
     """Prompts, with what the model said at its first evaluation and at its last."""
     by_prompt: dict[str, list[str]] = {}
     for line in run.samples:
         by_prompt.setdefault(str(line.get("prompt")), []).append(str(line.get("text")))
     shown = list(by_prompt.items())[:_MOST_SAMPLES]
-    return [(prompt, _cut(texts[0]) if len(texts) > 1 else "", _cut(texts[-1])) for prompt, texts in shown]
+    return [(prompt, _cut(texts[0]) if len(texts) > 1 else None, _cut(texts[-1])) for prompt, texts in shown]
 
 
 def _cut(text: str) -> str:
     """Its beginning, without the many empty lines that a model writes before it has learnt much."""
     text = _EMPTY_LINES.sub("\n", text).strip("\n")
-    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]} […]"
+    return f"{text[:_MOST_CHARACTERS]} […]" if len(text) > _MOST_CHARACTERS else text or "(white space alone)"
 
 
 def _tiles(views: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     """The road in a few numbers."""
     tiles = []
     for stage, measure, title in (
-        ("pretrain", "perplexity", "Perplexity"),
-        ("reward", "accuracy on held-out pairs", "Reward model"),
-        ("ppo", "reward, held-out prompts", "Reward by PPO"),
+        ("pretrain", "perplexity", "Perplexity of your LLaMA"),
+        ("reward", "accuracy on held-out pairs", "Reward model's accuracy"),
+        ("ppo", "reward, held-out prompts", "Reward, by PPO"),
         ("lora", "perplexity", "SmolLM2's perplexity"),
-        ("retriever", "recall at 5", "Recall at 5"),
+        ("retriever", "recall at 5", "Recall at 5 of the search"),
     ):
         changes: list[Change] = next((view["changes"] for view in views if view["name"] == stage), [])
         found = [change for change in changes if change[0] == measure]
-        tiles += [(title, f"{after}", f"{measure}, before: {before}") for _, before, after in found[:1]]
+        tiles += [(title, after, f"before: {before}") for _, before, after in found[:1]]
     joules = sum(view["joules"] for view in views)
     source = ", ".join(sorted({view["energy_source"] for view in views if view["energy_source"]}))
     return [

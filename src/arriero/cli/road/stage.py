@@ -35,6 +35,8 @@ class Size:
     lora_examples: int
     """To fine-tune SmolLM2's upper layers on."""
     retriever_epochs: float
+    evaluated: int
+    """Held-out questions that are answered with what is found."""
 
     def at_speed(self, speed: float) -> "Size":
         """What a machine of another speed gets done in the same time, in the stages that take most of it."""
@@ -57,13 +59,14 @@ FULL = Size(
     samples=8,
     iterations=10,
     lora_examples=240,
-    retriever_epochs=3.0,
+    retriever_epochs=2.0,
+    evaluated=8,
 )
 FAST = Size(
     modules=60,
     vocab_size=2048,
     model="tiny-6m",
-    pretrain_steps=90,
+    pretrain_steps=80,
     examples=500,
     epochs=2.0,
     prompts=64,
@@ -71,6 +74,7 @@ FAST = Size(
     iterations=4,
     lora_examples=48,
     retriever_epochs=1.0,
+    evaluated=2,
 )
 
 

@@ -12,7 +12,7 @@ from arriero.cli.road.stage import Call, Road, Stage
 from arriero.cli.road.texts import topics, write_raw
 from arriero.common.files import atomic_file
 from arriero.model.source import DEFAULT_MODEL
-from arriero.rag.questions import write_questions
+from arriero.rag.questions import split_questions, write_questions
 
 _SHARES = {"reference": 0.2, "docstrings": 0.4, "code": 0.2, "readmes": 0.2}
 """Sources, and their shares of the tokens to pretrain on: docstrings are what the model is asked about later."""
@@ -116,13 +116,22 @@ def _lora(road: Road) -> list[Call]:
 
 
 def _write_questions(road: Road) -> None:
-    write_questions(make_questions(topics()), road / "questions.jsonl")
+    learnt, held_out = split_questions(make_questions(topics()), 0.25, seed=0)
+    write_questions(learnt, road / "questions.jsonl")
+    write_questions(held_out, road / "held-out.jsonl")
 
 
 def _retriever(road: Road) -> list[Call]:
-    how = ("--epochs", road.size.retriever_epochs, "--batch", 16, "--negatives", 2, "--eval-share", 0.25)
-    words = ("--collection", road / "documents", "--questions", road / "questions.jsonl", *how, *road.on_device)
-    return [Call.of("rag retriever", road / "retriever", *words)]
+    where = ("--collection", road / "documents", *road.on_device)
+    how = ("--epochs", road.size.retriever_epochs, "--batch", 16, "--negatives", 8, "--lr", 1e-4)
+    sets = ("--questions", road / "questions.jsonl", "--eval-questions", road / "held-out.jsonl")
+    trained = ("--query-encoder", road / "retriever/query_encoder", "--out", road / "evaluation", "--k", 3)
+    asked = ("--questions", road / "held-out.jsonl", "--limit", road.size.evaluated, "--seed", 0)
+    systems = ("--systems", "closed-book", "--systems", "rag-sequence")
+    return [
+        Call.of("rag retriever", road / "retriever", *where, *sets, *how),
+        Call.of("rag evaluate", *where, *trained, *asked, *systems),
+    ]
 
 
 ANSWER = Stage(
@@ -231,9 +240,9 @@ STAGES = (
         name="retriever",
         title="Train the search over the reference",
         tells="The query encoder learns from questions that a program made of the reference's sentences; the passages "
-        "stay as they are.",
+        "stay as they are. Then SmolLM2 answers held-out questions, from memory and from what is found.",
         needs=("answer",),
-        made="retriever/query_encoder",
+        made="evaluation/evaluation.html",
         prepare=_write_questions,
         calls=_retriever,
         runs=("retriever",),

@@ -83,6 +83,8 @@ def keep_record(road: Road, stage: Stage, work: Callable[[], bool]) -> bool:
 
 def _do(road: Road, stage: Stage, *, quiet: bool) -> bool:
     """Prepare and call the commands, showing them."""
+    from arriero.train.speed import release_freed_memory
+
     number = ORDER.index(stage.name) + 1
     out = console(error=quiet)
     out.print(f"\n{number}/{len(ORDER)} {stage.title}", style="bold cyan", markup=False)
@@ -100,4 +102,5 @@ def _do(road: Road, stage: Stage, *, quiet: bool) -> bool:
 
     done = keep_record(road, stage, work)
     gc.collect()  # a stage's models are large, and refer to themselves
+    release_freed_memory()
     return done
