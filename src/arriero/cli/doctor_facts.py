@@ -35,6 +35,8 @@ def gather() -> dict[str, Any]:
         "server": {"opens a browser": _why_no_browser(), **_port()},
         "broken": list(_broken(extras)),
     }
+    if any(extra.missing for extra in extras if not extra.name):
+        return facts  # what comes now would be the first to fail
     try:
         import torch
     except (ImportError, OSError) as error:
