@@ -93,15 +93,23 @@ def test_no_name_leads_out_of_the_archive(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "reason"),
     [
-        ("2101.00001.gz", gzip.compress(b"%PDF-1.4 \\section"), "arxiv: only a PDF"),
-        ("2101.00001.gz", gzip.compress(b"%!PS-Adobe \\section"), "arxiv: only PostScript"),
+        ("2101.00001.gz", gzip.compress(b"%PDF-1.4 \\section", mtime=0), "arxiv: only a PDF"),
+        ("2101.00001.gz", gzip.compress(b"%!PS-Adobe \\section", mtime=0), "arxiv: only PostScript"),
         ("2101.00001.pdf", b"%PDF", "arxiv: only a PDF"),
-        ("2101.00001.gz", gzip.compress(b"%auto-ignore\nThis paper is gone."), "arxiv: withdrawn"),
-        ("2101.00001.gz", gzip.compress(b"%auto-ignore\n\\section{Why} we withdrew"), "arxiv: withdrawn"),
-        ("2101.00001.gz", gzip.compress(b"\\section{A} This paper has been withdrawn by us."), "arxiv: withdrawn"),
-        ("2101.00001.gz", gzip.compress(b"\\section{A} \x00"), "nul bytes"),
-        ("2101.00001.gz", gzip.compress(b"no sign of TeX"), "arxiv: no LaTeX in it"),
-        ("2101.00001.gz", gzip.compress(b"\\section{A}" * 99)[:-9], "arxiv: the archive is cut off or damaged"),
+        ("2101.00001.gz", gzip.compress(b"%auto-ignore\nThis paper is gone.", mtime=0), "arxiv: withdrawn"),
+        ("2101.00001.gz", gzip.compress(b"%auto-ignore\n\\section{Why} we withdrew", mtime=0), "arxiv: withdrawn"),
+        (
+            "2101.00001.gz",
+            gzip.compress(b"\\section{A} This paper has been withdrawn by us.", mtime=0),
+            "arxiv: withdrawn",
+        ),
+        ("2101.00001.gz", gzip.compress(b"\\section{A} \x00", mtime=0), "nul bytes"),
+        ("2101.00001.gz", gzip.compress(b"no sign of TeX", mtime=0), "arxiv: no LaTeX in it"),
+        (
+            "2101.00001.gz",
+            gzip.compress(b"\\section{A}" * 99, mtime=0)[:-9],
+            "arxiv: the archive is cut off or damaged",
+        ),
         ("2101.00001.gz", b"", "arxiv: no LaTeX in it"),
     ],
 )
