@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from arriero.common.errors import BusyError
+from arriero.common.errors import ArrieroError, BusyError
 from arriero.rag.collection import Collection
 from arriero.serve import intake, jobs
 from arriero.serve.intake import INCOMING, IncomingFile, StoppedError, read_manifest, take_in, write_manifest
@@ -318,3 +318,17 @@ def test_uploads_of_a_server_that_died_are_taken_up_by_one(served, monkeypatch):
         each.close(30)
     assert kept(served) == {"a.txt": TEXT}
     assert not [*served.folder.glob(".uploads-*")]
+
+
+def test_what_was_stored_before_the_disk_was_full_is_kept(served, monkeypatch):
+    def fill(self: Collection) -> None:
+        raise ArrieroError("the index could not be written")
+
+    at = Jobs()
+    finish(submit(at, served, 1, ("a.txt", TEXT)))
+    with monkeypatch.context() as patch:
+        patch.setattr(Collection, "_save_index", fill)
+        job = finish(submit(at, served, 2, ("a.txt", TEXT * 2), ("b.txt", TEXT), ("c.pdf", BAD)))
+    assert [file.state for file in job.files] == ["added", "added", "failed"]
+    assert kept(served) == {"a.txt": TEXT * 2, "b.txt": TEXT}
+    at.close(30)

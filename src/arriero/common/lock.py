@@ -4,7 +4,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from arriero.common.errors import ArrieroError
@@ -39,8 +39,9 @@ def hold_lock(path: Path, *, wait_s: float, what: str = "the collection") -> Ite
                     "try again when it has finished"
                 )
             time.sleep(_PAUSE_S)
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, str(os.getpid()).encode(), 0)
+        with suppress(OSError):  # the disk is full: the lock holds without a name
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, str(os.getpid()).encode(), 0)
         yield
     finally:
         os.close(handle)

@@ -146,8 +146,10 @@ def make_collection(new: NewCollection, request: Request) -> CollectionInfo:
     try:
         with Collection.open(folder, service.settings.encoder, device=service.settings.device) as empty:
             empty.add([])  # notes the encoder, so that all who open it take the same
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise ApiError(507, f"the collection cannot be made ({error.strerror})") from error
         raise
     collection = Collection.open(folder, device=service.settings.device)
     served = ServedCollection(name=name, folder=folder, collection=collection)

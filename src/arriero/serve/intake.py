@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from arriero.common.errors import ArrieroError, NotFoundError
-from arriero.common.files import atomic_file
+from arriero.common.files import atomic_file, sha256
 from arriero.rag.collection import Collection
 from arriero.rag.ingest import IngestProgress, IngestReport
 from arriero.rag.sources import KEPT, locate
@@ -84,8 +84,7 @@ def take_in(collection: ServedCollection, files: Sequence[IncomingFile], check: 
             except StoppedError:
                 raise
             except BaseException:
-                for file in placed:
-                    _put_back(file, kept)
+                _keep_stored(placed, kept, writer)
                 raise
             documents = {info.location: info.name for info in writer.list()}
             for file in placed:
@@ -139,6 +138,21 @@ def _place(file: IncomingFile, kept: Path) -> bool:
         file.end("failed", str(error.strerror if isinstance(error, OSError) else error))
         return False
     return True
+
+
+def _keep_stored(files: Sequence[IncomingFile], kept: Path, writer: Collection) -> None:
+    """After an error: what the collection has of the files stays; of the rest, what was there before comes back."""
+    try:
+        stored = {info.location: info.content_hash for info in writer.list()}
+    except ArrieroError:
+        stored = {}
+    for file in files:
+        target = kept / file.name
+        if stored.get(locate(target, writer.folder)) == sha256(target):
+            file.earlier.unlink(missing_ok=True)
+            file.end("added")
+        else:
+            _put_back(file, kept)
 
 
 def _put_back(file: IncomingFile, kept: Path) -> None:
