@@ -89,6 +89,17 @@ def test_a_stage_that_is_stopped_stops_the_road_and_goes_on_later_with_its_time_
     assert after.seconds > before.seconds
 
 
+def test_a_command_that_stopped_without_what_it_makes_is_not_followed_by_the_next(road, monkeypatch):
+    called = []
+    monkeypatch.setattr(walking, "call", lambda name, words: called.append(words))
+    calls = [Call.of("sft", "first", makes=road / "adapter"), Call.of("sft", "second")]
+    monkeypatch.setattr(walking, "STAGES", (replace(walking.STAGES[0], calls=lambda road: calls),))
+    assert not walk(road, ["corpus"], (), quiet=True)
+    (road / "adapter").touch()
+    assert walk(road, ["corpus"], (), quiet=True)
+    assert called == [["first"], ["first"], ["second"]]
+
+
 def test_an_error_keeps_what_the_stage_took(road, monkeypatch):
     def fail(road):
         raise ArrieroError("no text")

@@ -22,7 +22,7 @@ class Size:
     model: str
     """Preset of the model that is pretrained."""
     pretrain_steps: int
-    """Of 8 rows of 256 tokens."""
+    """Of 4 rows of 256 tokens."""
     examples: int
     """To fine-tune the pretrained model on."""
     epochs: float
@@ -42,7 +42,7 @@ class Size:
         """What a machine of another speed gets done in the same time, in the stages that take most of it."""
         return replace(
             self,
-            pretrain_steps=max(20, round(self.pretrain_steps * speed)),
+            pretrain_steps=max(40, round(self.pretrain_steps * speed)),
             prompts=max(24, round(self.prompts * min(1.0, speed))),
             lora_examples=max(32, round(self.lora_examples * min(1.0, speed))),
         )
@@ -50,9 +50,9 @@ class Size:
 
 FULL = Size(
     modules=200,
-    vocab_size=4096,
+    vocab_size=2048,
     model="tiny-6m",
-    pretrain_steps=400,
+    pretrain_steps=800,
     examples=1600,
     epochs=2.0,
     prompts=160,
@@ -66,7 +66,7 @@ FAST = Size(
     modules=60,
     vocab_size=2048,
     model="tiny-6m",
-    pretrain_steps=80,
+    pretrain_steps=160,
     examples=500,
     epochs=2.0,
     prompts=64,
@@ -101,11 +101,13 @@ class Call:
 
     name: str
     words: tuple[str, ...]
+    makes: Path | None = None
+    """What is there when it came to its end, where a later command of the stage reads it."""
 
     @classmethod
-    def of(cls, name: str, *words: object) -> "Call":
-        """With its words made text; a list of them is several."""
-        return cls(name=name, words=tuple(map(str, words)))
+    def of(cls, name: str, *words: object, makes: Path | None = None) -> "Call":
+        """With its words made text."""
+        return cls(name=name, words=tuple(map(str, words)), makes=makes)
 
     def __str__(self) -> str:
         return f"arriero {self.name} {shlex.join(self.words)}"

@@ -61,8 +61,8 @@ def _pretrain(road: Road) -> list[Call]:
     shards = [word for name in _SHARES for word in ("--shards", road / "shards" / name)]
     weights = [word for name, share in _SHARES.items() for word in ("--weights", f"{name}={share}")]
     steps = road.size.pretrain_steps
-    pace = ("--steps", steps, "--rows", 8, "--tokens", 256, "--validation-rows", 8, "--validate-every", -(-steps // 6))
-    rate = ("--lr", 2e-3, "--warmup-steps", max(5, steps // 20))
+    pace = ("--steps", steps, "--rows", 4, "--tokens", 256, "--validation-rows", 8, "--validate-every", -(-steps // 6))
+    rate = ("--lr", 2e-3, "--warmup-steps", steps // 20, "--recompute", "none")
     prompts = ("--samples", "Return the name of", "--samples", "This module provides", "--samples", "The statement")
     words = ("--model", road.size.model, *shards, *weights, *pace, *rate, *prompts, *road.on_device)
     return [Call.of("pretrain", road / "pretrain", *words)]
@@ -129,7 +129,7 @@ def _retriever(road: Road) -> list[Call]:
     asked = ("--questions", road / "held-out.jsonl", "--limit", road.size.evaluated, "--seed", 0)
     systems = ("--systems", "closed-book", "--systems", "rag-sequence")
     return [
-        Call.of("rag retriever", road / "retriever", *where, *sets, *how),
+        Call.of("rag retriever", road / "retriever", *where, *sets, *how, makes=road / "retriever/query_encoder"),
         Call.of("rag evaluate", *where, *trained, *asked, *systems),
     ]
 
@@ -174,7 +174,7 @@ STAGES = (
     Stage(
         name="pretrain",
         title="Pretrain a LLaMA from nothing",
-        tells="A model of six million parameters learns what text looks like.",
+        tells="A model of some five million parameters learns what text looks like.",
         needs=("tokenize",),
         made="pretrain/model/config.json",
         calls=_pretrain,

@@ -4,6 +4,7 @@ import gc
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, redirect_stdout
+from dataclasses import replace
 
 from arriero.cli.main import call
 from arriero.cli.output import console, note
@@ -15,6 +16,7 @@ from arriero.common.errors import ArrieroError
 RECORDS = "stages"
 """The folder of the stages' records, below the road's."""
 CARD = "card"
+STOPPED = "{} was stopped: the same command goes on from there"
 ORDER = (ANSWER.name, *(stage.name for stage in STAGES), CARD)
 
 
@@ -57,7 +59,7 @@ def walk(road: Road, names: Sequence[str], only: Sequence[str], *, quiet: bool) 
         elif is_done(road, stage.name):
             note(f"({stage.name}: done before)")
         elif not _do(road, stage, quiet=quiet):
-            note(f"{stage.name} was stopped: the same command goes on from there")
+            note(STOPPED.format(stage.name))
             return False
     return True
 
@@ -74,8 +76,8 @@ def keep_record(road: Road, stage: Stage, work: Callable[[], bool]) -> bool:
     folder = road / RECORDS
     calls = [str(call) for call in stage.calls(road)]
     record = Record(name=stage.name, title=stage.title, tells=stage.tells, calls=calls, runs=list(stage.runs))
-    if (before := read_record(folder, stage.name)) is not None and not before.done:
-        record = before
+    if (before := read_record(folder, stage.name)) is not None:
+        record = replace(record, began=before.began) if before.done else replace(before, calls=calls)
     with record.measured(folder):
         record.done = work() and (road / stage.made).exists()
     return record.done
@@ -96,11 +98,15 @@ def _do(road: Road, stage: Stage, *, quiet: bool) -> bool:
             out.print(f"$ {each}", style="bold", markup=False, soft_wrap=True)
             with redirect_stdout(sys.stderr) if quiet else nullcontext():
                 code = call(each.name, list(each.words))
-            if code:
+            if code or (each.makes is not None and not each.makes.exists()):
                 return False
         return True
 
-    done = keep_record(road, stage, work)
+    try:
+        done = keep_record(road, stage, work)
+    except KeyboardInterrupt:
+        note(STOPPED.format(stage.name))
+        raise
     gc.collect()  # a stage's models are large, and refer to themselves
     release_freed_memory()
     return done
