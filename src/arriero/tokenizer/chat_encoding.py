@@ -151,7 +151,7 @@ class ChatEncoder:
 
     def _find(self, text: str) -> list[tuple[int, int, int]]:
         """Control tokens in a text: id, first character, end."""
-        encoding = encode_text(self._finder, text)
+        encoding = encode_text(self._finder, text, offsets=True)
         found = zip(encoding.ids, encoding.offsets, strict=True)
         return [(self._special[key], start, end) for key, (start, end) in found if key in self._special]
 

@@ -30,14 +30,15 @@ def byte_alphabet() -> Mapping[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(0x100 + i): byte for i, byte in enumerate(others)}
 
 
-def encode_text(backend: tokenizers.Tokenizer, text: str) -> tokenizers.Encoding:
+def encode_text(backend: tokenizers.Tokenizer, text: str, *, offsets: bool = False) -> tokenizers.Encoding:
     """A text as it stands, without the tokens around it; other threads run meanwhile where it is long.
 
     The library keeps Python's lock for one text, seconds for a few megabytes, and gives it up for a list of them.
     """
     if len(text) < _LONG:
         return backend.encode(text, add_special_tokens=False)
-    return backend.encode_batch([text], add_special_tokens=False)[0]
+    encode = backend.encode_batch if offsets else backend.encode_batch_fast  # offsets take time and memory
+    return encode([text], add_special_tokens=False)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
