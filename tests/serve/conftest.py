@@ -48,12 +48,14 @@ def url(service: Service) -> Iterator[str]:
     ready = threading.Event()
     with listen(dataclasses.replace(service.settings, port=0)) as listener:
         server = Server(service, ready.set)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         assert ready.wait(30)
         yield url_of(listener)
         server.should_exit = True
-        thread.join()
+        thread.join(30)
+        server.force_exit = True  # a connection that a test has left open is not waited for any longer
+        thread.join(30)
 
 
 @pytest.fixture
