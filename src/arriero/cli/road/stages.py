@@ -85,12 +85,12 @@ def _sft(road: Road) -> list[Call]:
 
 def _preferences(road: Road) -> list[Call]:
     who = ("--model", road / "sft" / "model", "--temperature", 0.5, "--temperature-b", 1.0, *_ANSWER_TOKENS)
-    words = ("--prompts", road / "prompts.txt", *who, "--judge", "rule:concise", *road.on_device)
+    words = ("--prompts", road / "prompts.txt", *who, "--judge", "rule:readable", *road.on_device)
     return [Call.of("align sample", road / "preferences.sqlite", *words)]
 
 
 def _reward(road: Road) -> list[Call]:
-    how = ("--method", "full", "--epochs", 4, "--lr", 3e-4, "--batch", 16, "--eval-share", 0.2)
+    how = ("--method", "full", "--epochs", 2, "--lr", 5e-5, "--batch", 16, "--eval-share", 0.2)
     words = ("--model", road / "sft" / "model", "--preferences", road / "preferences.sqlite", *how)
     return [Call.of("align reward", road / "reward", *words, *road.on_device)]
 
@@ -103,8 +103,8 @@ def _rejection(road: Road) -> list[Call]:
 
 
 def _ppo(road: Road) -> list[Call]:
-    judges = ("--reward", road / "reward/reward", "--watch", "rule:concise")
-    how = ("--method", "full", "--iterations", road.size.iterations, "--batch", 32, "--mini-batch", 16, "--lr", 3e-5)
+    judges = ("--reward", road / "reward/reward", "--watch", "rule:readable")
+    how = ("--method", "full", "--iterations", road.size.iterations, "--batch", 32, "--mini-batch", 16, "--lr", 1e-4)
     words = ("--model", road / "rejection/sft-001/model", "--prompts", road / "prompts.txt", *judges, *how)
     return [Call.of("align ppo", road / "ppo", *words, *_ANSWER_TOKENS, *road.on_device)]
 
@@ -193,8 +193,8 @@ STAGES = (
     Stage(
         name="preferences",
         title="Collect preferences",
-        tells="The model answers twice, and a program, rule:concise, says which answer is better: its judgements are "
-        "marked as a program's. `arriero align annotate` asks people.",
+        tells="The model answers twice, and a program, rule:readable, says which answer is easier to read; its "
+        "judgements are marked as a program's. `arriero align annotate` asks people.",
         needs=("sft",),
         made="preferences.sqlite",
         calls=_preferences,
