@@ -7,20 +7,23 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from arriero.common.errors import FormatError
 from arriero.report.curves import Chart, charts
-from arriero.report.drawing import COLOURS, describe, draw, missing_extra
+from arriero.report.drawing import COLOURS, draw, missing_extra
 from arriero.report.html import render_page
 from arriero.report.page import count, duration, fixed, short, size
 from arriero.report.run import Run, number, read_run
 from arriero.train.carbon import JOULES_PER_MWH, PUE, TONNES_PER_MWH, carbon_tonnes
 
 Change = tuple[str, str, str]
-"""A measure's name, and what it was before and after a stage."""
+"""A measure's name, and what it was first and last in a stage; first is before its first step, where that is told."""
 _CHARTS = ("Loss", "Reward", "Divergence from the reference")
+_BY_TOKEN = ("pretrain", "sft", "rejection", "lora")
+"""Stages whose loss is of tokens."""
 _VALIDATED = {
     "loss": "held-out loss",
     "perplexity": "perplexity",
@@ -93,8 +96,10 @@ def _view(folder: Path, record: Mapping[str, Any], missing: str | None) -> dict[
 
 
 def _chart(stage: str, chart: Chart, missing: str | None) -> dict[str, Any]:
-    named = Chart(title=f"{chart.title}: {stage}", unit=chart.unit, curves=chart.curves, marks=chart.marks)
-    return {"chart": chart, "svg": None if missing else draw(named), "words": describe(chart)}
+    unit = "" if chart.title == "Loss" and stage not in _BY_TOKEN else chart.unit
+    shown = replace(chart, unit=unit)
+    named = replace(shown, title=f"{chart.title}: {stage}")
+    return {"chart": shown, "svg": None if missing else draw(named)}
 
 
 def _changes(run: Run) -> list[Change]:
@@ -122,8 +127,8 @@ def _measured(folder: Path, name: str) -> list[Change]:
     if name == "retriever" and summary.is_file():
         bare, found = _read(summary)["systems"]
         return [
-            (f"{words} of SmolLM2, from memory and from passages", fixed(bare[key]["mean"]), fixed(found[key]["mean"]))
-            for key, words in (("em", "exact match"), ("f1", "F1"), ("said", "right answers that were said"))
+            (f"{words}: SmolLM2 from memory, and from passages", fixed(bare[key]["mean"]), fixed(found[key]["mean"]))
+            for key, words in (("em", "exact match"), ("f1", "F1"), ("said", "right answers said"))
         ]
     return []
 
@@ -155,7 +160,7 @@ def _tiles(views: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     ):
         changes: list[Change] = next((view["changes"] for view in views if view["name"] == stage), [])
         found = [change for change in changes if change[0] == measure]
-        tiles += [(title, after, f"before: {before}") for _, before, after in found[:1]]
+        tiles += [(title, after, f"first: {before}") for _, before, after in found[:1]]
     joules = sum(view["joules"] for view in views)
     source = ", ".join(sorted({view["energy_source"] for view in views if view["energy_source"]}))
     return [
