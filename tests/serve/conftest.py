@@ -48,14 +48,12 @@ def url(service: Service) -> Iterator[str]:
     ready = threading.Event()
     with listen(dataclasses.replace(service.settings, port=0)) as listener:
         server = Server(service, ready.set)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         assert ready.wait(30)
         yield url_of(listener)
         server.should_exit = True
-        thread.join(30)
-        server.force_exit = True  # a connection that a test has left open is not waited for any longer
-        thread.join(30)
+        thread.join()
 
 
 @pytest.fixture
