@@ -258,7 +258,8 @@ def test_models_are_compared_blind(page, app):
     expect(page.get_by_role("button", name="Left is better")).to_be_enabled()
     expect(page.locator(".answer h2")).to_have_text(["Left", "Right"])
     assert page.locator(".duel, .answer .acts").count() == 0  # no pace tells who is who
-    page.locator("main").press("2")
+    with page.expect_response("**/api/preferences/judgements"):
+        page.locator("main").press("2")
     right = app.state.pairs[-1]["responses"][1]
     winner = re.search(r"llama-\w+", right).group()
     expect(page.locator(".answer h2").nth(1)).to_contain_text(f"{winner}preferred")
