@@ -36,7 +36,8 @@ def page(browser, address):
 
 def ask(page, prompt):
     page.fill("#prompt", prompt)
-    page.keyboard.press("Enter")
+    with page.expect_response("**/v1/chat/completions"):
+        page.keyboard.press("Enter")
     expect(page.locator("[data-does=send]")).to_be_visible()
 
 
@@ -171,7 +172,8 @@ def test_an_error_is_told_where_it_arose_and_tried_again(browser, address, app):
         ask(page, "busy")
         fault = page.locator(".turn.assistant .fault")
         expect(fault).to_contain_text("the queue is full")
-        fault.get_by_role("button", name="Try again").click()
+        with page.expect_response("**/v1/chat/completions"):
+            fault.get_by_role("button", name="Try again").click()
         expect(fault).to_be_visible()
         assert len(app.state.asked) == 2
 
