@@ -38,6 +38,9 @@ def served(monkeypatch):
         (("--port", "70000"), "between 0 (a free one) and 65535"),
         (("--token", "schlüssel"), "printable ASCII"),
         (("--max-batch", "0"), "max_batch must be above 0"),
+        (("--kv-cache-gib", "0"), "kv_cache_gib must be above 0"),
+        (("--kv-cache-gib", "1e9"), "kv_cache_gib 1e+09 is more than the"),
+        (("--speculate", "-1"), "speculate must be 0 or above"),
         (("--weights", "int2"), "--weights"),
         (("--adapter", "loud"), "NAME"),
         (("--documents", "/no/such/folder"), "does not exist"),
@@ -82,6 +85,22 @@ def test_documents_are_taken_in_first(run, served, tiny_model, tiny_encoder, tmp
     code, _, err = run("serve", "--port", "0", "--documents", empty, *more)
     assert code == 2
     assert "no document that can be read" in err
+
+
+def test_a_models_cache_is_as_large_as_is_said_and_bounds_its_context(run, served, tiny_model, tmp_path):
+    where = ("--port", "0", "--no-open", "--model", tiny_model, "--collections", tmp_path)
+    assert run("serve", *where).code == 0
+    usual = served[0].models[served[0].default_model]
+    assert (usual.engine.speculate, usual.context) == (0, usual.engine.context)
+    page = 16 * usual.engine.token_bytes
+    small = ("--kv-cache-gib", 2.5 * page / 2**30)
+    assert run("serve", *where, *small, "--speculate", 4).code == 0
+    live = served[1].models[served[1].default_model]
+    assert (live.engine.speculate, live.context) == (4, 32)
+    stats = live.stats()
+    assert (stats.cache_room, stats.cache_bytes) == (32, 2 * page)
+    code, _, err = run("serve", *where, "--kv-cache-gib", page / 2**31)
+    assert (code, err.count("is too small: 16 tokens take")) == (2, 1)
 
 
 def test_two_models_of_one_name_and_bad_adapters_are_refused(run, tiny_model, tmp_path):

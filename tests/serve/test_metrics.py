@@ -10,7 +10,7 @@ from arriero.serve.service import Service
 from arriero.serve.settings import ServeSettings
 
 COUNTS = {
-    "running": 3, "waiting": 2, "cache_tokens": 640, "cache_room": 4096, "prompt_tokens": 500,
+    "running": 3, "waiting": 2, "cache_tokens": 640, "cache_room": 4096, "cache_bytes": 2**20, "prompt_tokens": 500,
     "cached_prompt_tokens": 400, "generated_tokens": 77, "steps": 40, "preempted": 1,
 }  # fmt: skip
 
@@ -43,6 +43,7 @@ def test_the_engines_counts_are_told_as_they_are():
     assert found["arriero_prompt_tokens_total", model] == 500
     assert found["arriero_prompt_tokens_cached_total", model] == 400
     assert found["arriero_cache_tokens", model] / found["arriero_cache_room_tokens", model] == 640 / 4096
+    assert found["arriero_cache_room_bytes", model] == 2**20
 
 
 def test_requests_are_counted_by_route_and_status():

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeConfig:
-    """What is served, and to whom."""
+class ServedConfig:
+    """What is served."""
 
     model: tuple[str, ...] = (DEFAULT_MODEL,)
     """A model source, as of every command; give it again for another model. The first is the default."""
@@ -37,6 +37,12 @@ class ServeConfig:
     """File that judgements of answers go to, made when the first comes; 'null' switches the page for them off."""
     runs: Path = Path("runs")
     """Folder whose subfolders are training runs to show."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig(ServedConfig):
+    """What is served, to whom, and how much of it at once."""
+
     host: str = "127.0.0.1"
     """Address to listen on; beyond this machine a token is required."""
     port: int = 8080
@@ -56,6 +62,12 @@ class ServeConfig:
     """Most answers that are written at once."""
     max_waiting: int = 256
     """Most that wait for their turn; more are refused with 503."""
+    kv_cache_gib: float | None = None
+    """Most GiB that each model keeps of what it read and wrote, taken as they fill; default: 4, or half of the memory
+    where that is less."""
+    speculate: int = 0
+    """Most tokens to guess ahead, from what prompt and answer said before: the same answers, sooner for one client and
+    later where many ask at once, so it is off."""
     request_timeout_s: float = 600.0
     """Seconds after which a request is ended."""
     patience_s: float = 10.0
@@ -119,6 +131,8 @@ def _settings(config: ServeConfig) -> "ServeSettings":
         weights=config.weights,
         max_batch=config.max_batch,
         max_waiting=config.max_waiting,
+        kv_cache_gib=config.kv_cache_gib,
+        speculate=config.speculate,
         request_timeout_s=config.request_timeout_s,
         patience_s=config.patience_s,
     )

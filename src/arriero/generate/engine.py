@@ -78,6 +78,7 @@ class Engine:
         dtype: DTypeName = "auto",
         weights: Weights = "full",
         max_batch: int = 16,
+        max_cache_bytes: int = 4 * 2**30,
         speculate: int = 0,
     ) -> "Engine":
         """An engine for a model source: a folder, a .gguf file, a preset, a known name or a hub id.
@@ -90,7 +91,14 @@ class Engine:
         from arriero.model.source import load_merged
 
         loaded = load_merged(source, adapter, device=device, dtype=dtype, weights=weights)
-        return cls(loaded.model, loaded.tokenizer, context=loaded.context, max_batch=max_batch, speculate=speculate)
+        return cls(
+            loaded.model,
+            loaded.tokenizer,
+            context=loaded.context,
+            max_batch=max_batch,
+            max_cache_bytes=max_cache_bytes,
+            speculate=speculate,
+        )
 
     @property
     def token_bytes(self) -> int:

@@ -20,6 +20,7 @@ from arriero.generate.engine import Engine, evaluating
 from arriero.generate.request import Completion, Delta, Request
 from arriero.generate.row import Row, open_rows
 from arriero.generate.scheduler import LiveStats
+from arriero.model.paged_cache import PAGE
 
 __all__ = ["Live", "LiveStats"]
 
@@ -37,8 +38,16 @@ class Live:
         Args:
             engine: nothing else may use its model meanwhile, but through `between`.
             max_waiting: most samples that wait beside the engine's `max_batch` that run.
+
+        Raises:
+            ArrieroError: the engine's cache is too small for any request.
         """
-        self.engine, self.tokenizer, self.context, self.model = engine, engine.tokenizer, engine.context, engine.model
+        self.engine, self.tokenizer, self.model = engine, engine.tokenizer, engine.model
+        self.context = min(engine.context, engine.max_pages * PAGE)
+        """Most tokens of prompt and answer together: what the model was trained for, if the cache holds it."""
+        if not engine.max_pages:
+            has, page = engine.max_cache_bytes, PAGE * engine.token_bytes
+            raise ArrieroError(f"a KV cache of {has:,} bytes is too small: {PAGE} tokens take {page:,}")
         self.max_waiting = max_waiting
         self._scheduler = engine.open_scheduler(engine.max_pages, _STEP_TOKENS)
         self._changed = threading.Condition()  # guards what follows

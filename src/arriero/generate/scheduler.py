@@ -40,6 +40,8 @@ class LiveStats:
     """Tokens of cache that these rows hold, in whole pages."""
     cache_room: int
     """Tokens of cache there are."""
+    cache_bytes: int
+    """Bytes that they take when all of it has been written."""
     prompt_tokens: int
     """Tokens of the prompts read."""
     cached_prompt_tokens: int
@@ -131,6 +133,7 @@ class Scheduler:
             waiting=_rows_of(list(self._waiting)) + arrived,
             cache_tokens=self._blocks.held * PAGE,
             cache_room=self._blocks.count * PAGE,
+            cache_bytes=self.cache.k.nbytes + self.cache.v.nbytes,
             prompt_tokens=self._prompt_tokens,
             cached_prompt_tokens=self._cached,
             generated_tokens=self._generated,

@@ -27,6 +27,7 @@ _ENGINE = (
     ("requests_waiting", "gauge", "Requests that wait for their turn", "waiting"),
     ("cache_tokens", "gauge", "Tokens in the KV cache", "cache_tokens"),
     ("cache_room_tokens", "gauge", "Tokens that the KV cache has room for", "cache_room"),
+    ("cache_room_bytes", "gauge", "Bytes that the KV cache takes when it has been full", "cache_bytes"),
     ("prompt_tokens", "counter", "Tokens of prompts, those from the cache included", "prompt_tokens"),
     ("prompt_tokens_cached", "counter", "Tokens of prompts that were in the cache already", "cached_prompt_tokens"),
     ("generated_tokens", "counter", "Tokens generated", "generated_tokens"),

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from anyio import CapacityLimiter
 
+from arriero.common.device import pick_device
 from arriero.common.errors import ArrieroError, NotFoundError, did_you_mean
+from arriero.common.hardware import total_memory
 from arriero.generate.engine import Engine
 from arriero.generate.live import Live
 from arriero.model.own_weights import own_weights
@@ -24,6 +27,7 @@ PREFIX = "arriero:"
 """Of the names that collections have as models."""
 
 
+_GIB = 2**30
 _LONG = 100_000
 """Characters of a long prompt."""
 
@@ -165,9 +169,33 @@ class Service:
 
 def _load_model(source: str, settings: ServeSettings) -> Live:
     device, dtype, weights = settings.device, settings.dtype, settings.weights
+    cache_bytes = _cache_bytes(settings)
     held = own_weights(source, device=device, dtype=dtype) if weights == "auto" else weights
-    engine = Engine.load(source, device=device, dtype=dtype, weights=held, max_batch=settings.max_batch)
+    engine = Engine.load(
+        source,
+        device=device,
+        dtype=dtype,
+        weights=held,
+        max_batch=settings.max_batch,
+        max_cache_bytes=cache_bytes,
+        speculate=settings.speculate,
+    )
     return Live(engine, max_waiting=settings.max_waiting)
+
+
+def _cache_bytes(settings: ServeSettings) -> int:
+    """Most bytes of a model's KV cache.
+
+    Raises:
+        ArrieroError: more is asked for than the device has.
+    """
+    device = pick_device(settings.device)
+    has = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else total_memory()
+    if settings.kv_cache_gib is None:
+        return min(4 * _GIB, has // 2)
+    if settings.kv_cache_gib * _GIB > has:
+        raise ArrieroError(f"kv_cache_gib {settings.kv_cache_gib:g} is more than the {has / _GIB:.1f} GiB of {device}")
+    return int(settings.kv_cache_gib * _GIB)
 
 
 def model_name(source: str) -> str:

@@ -1,6 +1,7 @@
 """What the server is told at its start. Nothing else configures it: no environment variable, no file of its own."""
 
 import ipaddress
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,39 @@ from arriero.common.errors import ArrieroError
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeSettings:
+class Limits:
+    """How much of memory and time requests may take."""
+
+    max_batch: int = 16
+    """Most sequences that decode together."""
+    max_waiting: int = 256
+    """Most requests that wait for their turn; more are refused with 503."""
+    kv_cache_gib: float | None = None
+    """Most GiB of keys and values that each model keeps; None: 4, or half of the memory where that is less."""
+    speculate: int = 0
+    """Most tokens to guess ahead of each sequence."""
+    max_body_bytes: int = 4 * 2**20
+    """Most bytes of a request's body, uploads aside."""
+    max_upload_bytes: int = 64 * 2**20
+    """Most bytes of one upload."""
+    request_timeout_s: float = 600.0
+    """Seconds after which a request is ended."""
+    patience_s: float = 10.0
+    """Seconds that running requests get to finish when the server stops."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch", "max_waiting", "max_body_bytes", "max_upload_bytes", "request_timeout_s"):
+            if getattr(self, name) <= 0:
+                raise ArrieroError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("speculate", "patience_s"):
+            if getattr(self, name) < 0:
+                raise ArrieroError(f"{name} must be 0 or above, not {getattr(self, name)}")
+        if self.kv_cache_gib is not None and not 0 < self.kv_cache_gib < math.inf:
+            raise ArrieroError(f"kv_cache_gib must be above 0, not {self.kv_cache_gib}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeSettings(Limits):
     """Where the server listens, what it serves, and its limits."""
 
     host: str = "127.0.0.1"
@@ -40,20 +73,9 @@ class ServeSettings:
     dtype: DTypeName = "auto"
     weights: Literal["auto", "full", "int8", "int4"] = "auto"
     """How matrices are kept in memory; auto keeps the bits of a GGUF file on a CPU, and is full elsewhere."""
-    max_batch: int = 16
-    """Most sequences that decode together."""
-    max_waiting: int = 256
-    """Most requests that wait for their turn; more are refused with 503."""
-    max_body_bytes: int = 4 * 2**20
-    """Most bytes of a request's body, uploads aside."""
-    max_upload_bytes: int = 64 * 2**20
-    """Most bytes of one upload."""
-    request_timeout_s: float = 600.0
-    """Seconds after which a request is ended."""
-    patience_s: float = 10.0
-    """Seconds that running requests get to finish when the server stops."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.port <= 65535:
             raise ArrieroError(f"port must be between 0 (a free one) and 65535, not {self.port}")
         if not self.models:
@@ -65,11 +87,6 @@ class ServeSettings:
                 f"host {self.host} can be reached by others, so a token is required: give --token, or listen on "
                 "127.0.0.1"
             )
-        for name in ("max_batch", "max_waiting", "max_body_bytes", "max_upload_bytes", "request_timeout_s"):
-            if getattr(self, name) <= 0:
-                raise ArrieroError(f"{name} must be above 0, not {getattr(self, name)}")
-        if self.patience_s < 0:
-            raise ArrieroError(f"patience_s must be 0 or above, not {self.patience_s}")
 
     @property
     def is_loopback(self) -> bool:
