@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from figures import Figure, as_json, beside, exit_if_missed
 from loguru import logger
 
 from arriero.common.machine import machine_facts, machine_line
@@ -65,17 +66,23 @@ def main() -> None:
             "minhash": measure_minhash(options.repeats),
             "auc": measure_quality(),
         }
-    ratios = {
-        "web rules ÷ datatrove's": results["web_rules"]["arriero"] / results["web_rules"]["datatrove"],
-        "MinHash ÷ rensa's": results["minhash"]["arriero"] / results["minhash"]["rensa"],
-    }
-    met = ratios["web rules ÷ datatrove's"] >= TARGET
+    figures = judge(results)
     if options.json:
-        print(json.dumps({"machine": machine_facts(torch.device("cpu")), **results, "ratios": ratios}, indent=2))
+        facts = {"machine": machine_facts(torch.device("cpu")), **results, "targets": as_json(figures)}
+        print(json.dumps(facts, indent=2))
     else:
-        print_tables(results, ratios)
-    if not met:
-        raise SystemExit(1)
+        print_tables(results, figures)
+    exit_if_missed(figures)
+
+
+def judge(results: dict[str, Any]) -> list[Figure]:
+    """Our rates beside the peers'."""
+    rules, hashes = results["web_rules"], results["minhash"]
+    peers = [name for name in hashes if name != "arriero"]
+    return [
+        beside("web rules ÷ datatrove's", rules["arriero"], rules["datatrove"], "datatrove", "MB/s", least=TARGET),
+        *(beside(f"MinHash ÷ {peer}'s", hashes["arriero"], hashes[peer], peer, "MB/s") for peer in peers),
+    ]
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -318,7 +325,7 @@ def measure_quality() -> dict[str, float]:
     }
 
 
-def print_tables(results: dict[str, Any], ratios: dict[str, float]) -> None:
+def print_tables(results: dict[str, Any], figures: Sequence[Figure]) -> None:
     """The results as Markdown."""
     print(f"{machine_line(torch.device('cpu'))}, one process, seconds of the processor\n")
     print("| source | MB | MB/s | documents | share of the time |\n|---|---|---|---|---|")
@@ -335,8 +342,8 @@ def print_tables(results: dict[str, Any], ratios: dict[str, float]) -> None:
     for name, auc in results["auc"].items():
         print(f"| {name} | {auc:.3f} |")
     print("\n| ratio | |\n|---|---|")
-    for name, ratio in ratios.items():
-        print(f"| {name} | {ratio:.2f} |")
+    for figure in figures:
+        print(f"| {figure.what} | {figure.value:.2f} |")
 
 
 if __name__ == "__main__":

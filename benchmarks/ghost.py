@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from figures import Figure, as_json
 
 from arriero.align.attention_map import map_attention
 from arriero.align.ghost import EXAMPLES_NAME, GhostConfig, make_ghost_examples
@@ -50,7 +51,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         results = run(options.keep or Path(folder), options)
-    print(json.dumps(results, ensure_ascii=False)) if options.json else print_tables(results)
+    if options.json:
+        print(json.dumps({**results, "targets": as_json(judge(results))}, ensure_ascii=False))
+    else:
+        print_tables(results)
 
 
 def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -76,6 +80,17 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "adherence": [asdict(one) for one in adherence],
         "attention": {one.model: one.by_turn for one in maps},
     }
+
+
+def judge(results: dict[str, Any]) -> list[Figure]:
+    """Dialogues that keep to the instruction in the last turn that was trained on, of those that could."""
+    kept = {
+        one["model"]: one["turns"][min(TRAINED_TURNS, len(one["turns"])) - 1]
+        for one in results["adherence"]
+        if one["where"] == "first"
+    }
+    before, after = (one["kept"] / max(1, one["answers"]) for one in kept.values())
+    return [Figure(what="instruction kept at the last turn, after − before", value=after - before, least=0.0)]
 
 
 def measure(name: str, source: str, options: argparse.Namespace) -> Measured:

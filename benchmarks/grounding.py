@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from figures import Figure, as_json
+
 from arriero.cli.quickstart import reference
 from arriero.generate.engine import Engine
 from arriero.model.source import DEFAULT_MODEL
@@ -49,9 +51,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(given, given.collection or Path(folder) / "xquad")
     if given.json:
-        print(json.dumps(figures))
+        print(json.dumps({**figures, "targets": as_json(judge(figures))}))
     else:
         print("\n".join(f"{name:<58}{value}" for name, value in figures.items()))
+
+
+def judge(figures: dict[str, Any]) -> list[Figure]:
+    """How often answers are right, and marks wrong."""
+    names = ("right (holds the gold answer)", "sentences supported by another question's passages")
+    shares = {name: figures[name].partition(" ")[0].split("/") for name in names}
+    return [
+        Figure(what=f"grounding: {name}", value=100 * int(part) / max(1, int(whole)), unit="%")
+        for name, (part, whole) in shares.items()
+    ]
 
 
 def measure(given: argparse.Namespace, folder: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from figures import Figure, as_json, beside
 from tinyshakespeare import TRAINING_SHARE, documents, settings
 
 from arriero.common.machine import machine_line
@@ -69,10 +70,23 @@ def main() -> None:
         rows = list(measure(options, Path(folder)))
     machine = f"{machine_line(torch.device('cpu'))}, {options.threads} threads, float32"
     if options.json:
-        print(json.dumps({"machine": machine, "rows": rows}, indent=2))
+        print(json.dumps({"machine": machine, "rows": rows, "targets": as_json(judge(rows))}, indent=2))
     else:
         print(f"{machine}; {options.windows} windows of {options.tokens} tokens\n")
         print_table(rows)
+
+
+def judge(rows: Sequence[dict[str, Any]]) -> list[Figure]:
+    """Perplexities of compiled products beside full precision, and beside llama.cpp's four bits of the same model."""
+    made = []
+    peers = {row["model"]: row["perplexity"][0] for row in rows if row["weights"] == "llama.cpp, Q4_1"}
+    for row in (row for row in rows if row["weights"].endswith("compiled")):
+        full, packed = row["perplexity"]
+        name = f"{row['model']}, {row['weights'].partition(',')[0]}: perplexity ÷"
+        made.append(beside(f"{name} full precision", packed, full, "full precision", "perplexity"))
+        if row["model"] in peers and "int4" in row["weights"]:
+            made.append(beside(f"{name} llama.cpp's Q4_1", packed, peers[row["model"]], "llama.cpp", "perplexity"))
+    return made
 
 
 def measure(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:

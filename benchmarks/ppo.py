@@ -37,6 +37,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from figures import Figure, as_json, beside, exit_if_missed, print_targets
 from sft import Watched, run_and_watch
 
 BASE = "smollm2-135m-instruct"
@@ -78,11 +79,10 @@ def main() -> None:
         results = measure(Path(folder), options)
     verdicts = judge(results)
     if options.json:
-        print(json.dumps({**results, "targets": verdicts}, indent=2))
+        print(json.dumps({**results, "targets": as_json(verdicts)}, indent=2))
     else:
         print_tables(results, verdicts)
-    if not all(verdict["met"] for verdict in verdicts):
-        raise SystemExit(1)
+    exit_if_missed(verdicts)
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -229,22 +229,21 @@ def interpolate(times: Sequence[float], watched: Watched) -> list[float]:
     return shown
 
 
-def judge(results: dict[str, Any]) -> list[dict[str, Any]]:
+def judge(results: dict[str, Any]) -> list[Figure]:
     """Each target and what was measured."""
     made = []
     for task, sides in results["tasks"].items():
-        peer = sides[PEER]
+        ours, peer = sides[OURS], sides[PEER]
+        seconds, peaks = (ours["seconds"], peer["seconds"]), (ours["peak_bytes"] / 1e9, peer["peak_bytes"] / 1e9)
         speed, memory = peer["speed_ratio"], peer["memory_ratio"]
         made += [
-            {"what": f"{task}: TRL's time ÷ ours", "value": speed, "target": SPEED_TARGET, "sign": "≥"},
-            {"what": f"{task}: peak memory ÷ TRL's", "value": memory, "target": MEMORY_TARGET, "sign": "≤"},
+            beside(f"PPO, {task} answers: TRL's time ÷ ours", *seconds, "TRL", "s", value=speed, least=SPEED_TARGET),
+            beside(f"PPO, {task} answers: peak memory ÷ TRL's", *peaks, "TRL", "GB", value=memory, most=MEMORY_TARGET),
         ]
-    for one in made:
-        one["met"] = one["value"] >= one["target"] if one["sign"] == "≥" else one["value"] <= one["target"]
     return made
 
 
-def print_tables(results: dict[str, Any], verdicts: list[dict[str, Any]]) -> None:
+def print_tables(results: dict[str, Any], verdicts: list[Figure]) -> None:
     """The results as Markdown."""
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     print(
@@ -263,9 +262,7 @@ def print_tables(results: dict[str, Any], verdicts: list[dict[str, Any]]) -> Non
                 f"| {side['seconds']:.1f} ({low:.1f}–{high:.1f}) | {side['speed_ratio']:.2f} "
                 f"| {side['peak_bytes'] / 1e9:.2f} GB | {side['memory_ratio']:.2f} | {parts or '–'} |"
             )
-    print("\n| target | measured | wanted |\n|---|---|---|")
-    for verdict in verdicts:
-        print(f"| {verdict['what']} | {verdict['value']:.2f} | {verdict['sign']} {verdict['target']:g} |")
+    print_targets(verdicts)
 
 
 def train_peer(settings: dict[str, str]) -> dict[str, Any]:

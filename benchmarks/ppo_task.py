@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from figures import Figure, as_json
 
 from arriero.align.ppo import ppo
 from arriero.align.ppo_config import (
@@ -97,6 +98,7 @@ def main() -> int:
     gates = _gates(priced, [outcome for outcome in outcomes if not outcome.beta])
     if options.json:
         facts = {"outcomes": [asdict(x) for x in outcomes], "gates": gates, "rejection": chosen and asdict(chosen)}
+        facts["targets"] = as_json(judge(priced))
         print(json.dumps({"machine": machine_line(CPU), **facts}))
         return 0
     print(machine_line(CPU))
@@ -207,6 +209,16 @@ def _gates(priced: list[Outcome], free: list[Outcome]) -> dict[str, bool]:
         told = f"KL at the end: {free[0].last['kl']:.2f} with β 0, {same.last['kl']:.2f} with β {same.beta:g}"
         gates[told] = free[0].last["kl"] > same.last["kl"]
     return gates
+
+
+def judge(priced: list[Outcome]) -> list[Figure]:
+    """The gates that are numbers."""
+    gain = statistics.fmean(outcome.gain for outcome in priced)
+    return [
+        Figure(what="PPO, held-out reward", value=gain, least=1.0, unit="deviations"),
+        Figure(what="PPO, KL", value=max(outcome.after["kl"] for outcome in priced), most=MOST_KL, unit="nats"),
+        Figure(what="PPO, the longest run", value=max(outcome.minutes for outcome in priced), most=30.0, unit="min"),
+    ]
 
 
 def _row(outcome: Outcome) -> str:

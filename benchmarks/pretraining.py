@@ -31,6 +31,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
+from figures import Figure, as_json, beside, exit_if_missed, print_targets
 from torch import Tensor
 
 from arriero.common.machine import machine_facts, machine_line
@@ -76,15 +77,14 @@ def main() -> None:
     results["model_flops_per_token"] = flops_per_token(SHAPE, options.tokens)
     verdicts = judge(results)
     if options.json:
-        print(json.dumps({"machine": machine_facts(CPU), **results, "targets": verdicts}, indent=2))
+        print(json.dumps({"machine": machine_facts(CPU), **results, "targets": as_json(verdicts)}, indent=2))
     else:
         print(
             f"{machine_line(CPU)}, transformers {transformers.__version__}, float32, {options.rows} rows of "
             f"{options.tokens} tokens, medians of {options.repeats}\n"
         )
         print_tables(results, verdicts)
-    if not all(verdict["met"] for verdict in verdicts):
-        raise SystemExit(1)
+    exit_if_missed(verdicts)
 
 
 class Side:
@@ -324,36 +324,39 @@ def label(name: str) -> str:
     return names.get(name, f"arriero, recompute {name}")
 
 
-def judge(results: dict[str, Any]) -> list[dict[str, Any]]:
+def judge(results: dict[str, Any]) -> list[Figure]:
     """Each target and what was measured, with the default way of recomputing."""
-    memory, documents = results["peak_bytes"], results["documents"]
-    flops = results["range"][DEFAULT][1] * results["model_flops_per_token"]
-    packed = documents[f"{label(DEFAULT)}, packed"]
-    made = [
-        ("tokens/s ÷ transformers'", results["speed_ratio"][DEFAULT], SPEED_TARGET, True),
-        ("peak memory ÷ transformers'", memory[DEFAULT] / memory[PEER], MEMORY_TARGET, False),
-        ("model FLOPs ÷ matrix products' by oneDNN", flops / results["matmul_flops"]["onednn"], RATE_TARGET, True),
-        ("model FLOPs ÷ matrix products' by PyTorch", flops / results["matmul_flops"]["torch"], RATE_TARGET, True),
-        (
-            "packed ÷ transformers padded to the row",
-            packed / documents[f"{label(PEER)}, padded to the row"],
-            PACKED_TARGET,
-            True,
+    speed, memory, documents = results["tokens_per_second"], results["peak_bytes"], results["documents"]
+    rates, flops = results["matmul_flops"], results["range"][DEFAULT][1] * results["model_flops_per_token"]
+    packed, peer = documents[f"{label(DEFAULT)}, packed"], label(PEER)
+    ratio = results["speed_ratio"][DEFAULT]
+    sides = [("oneDNN", rates["onednn"]), ("PyTorch", rates["torch"])]
+    return [
+        beside(
+            "tokens/s ÷ transformers'", speed[DEFAULT], speed[PEER], PEER, "tokens/s", value=ratio, least=SPEED_TARGET
+        ),
+        beside(
+            "peak memory ÷ transformers'", memory[DEFAULT] / 1e9, memory[PEER] / 1e9, PEER, "GB", most=MEMORY_TARGET
+        ),
+        *(
+            beside(
+                f"model FLOPs ÷ matrix products' by {name}",
+                flops / 1e12,
+                rate / 1e12,
+                name,
+                "TFLOP/s",
+                least=RATE_TARGET,
+            )
+            for name, rate in sides
+        ),
+        *(
+            beside(f"packed ÷ {PEER} {way}", packed, documents[f"{peer}, {way}"], PEER, "tokens/s", least=least)
+            for way, least in (("padded to the row", PACKED_TARGET), ("padded to the longest", None))
         ),
     ]
-    return [
-        {
-            "what": what,
-            "value": value,
-            "target": target,
-            "met": value >= target if least else value <= target,
-            "sign": "≥" if least else "≤",
-        }
-        for what, value, target, least in made
-    ]
 
 
-def print_tables(results: dict[str, Any], verdicts: list[dict[str, Any]]) -> None:
+def print_tables(results: dict[str, Any], verdicts: list[Figure]) -> None:
     """The results as Markdown."""
     print("| step | tokens/s (range) | ratio | peak memory | ratio | best model TFLOP/s |")
     print("|---|---|---|---|---|---|")
@@ -373,9 +376,7 @@ def print_tables(results: dict[str, Any], verdicts: list[dict[str, Any]]) -> Non
     print(f"| documents of {SHORTEST}–{LONGEST} tokens | tokens/s |\n|---|---|")
     for what, rate in results["documents"].items():
         print(f"| {what} | {rate:.0f} |")
-    print("\n| target | measured | wanted |\n|---|---|---|")
-    for verdict in verdicts:
-        print(f"| {verdict['what']} | {verdict['value']:.2f} | {verdict['sign']} {verdict['target']:g} |")
+    print_targets(verdicts)
 
 
 if __name__ == "__main__":

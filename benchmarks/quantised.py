@@ -21,6 +21,7 @@ from pydoc_data.topics import topics
 from typing import Any, cast, get_args
 
 import torch
+from figures import Figure, as_json, beside
 from torch import Tensor, nn
 
 from arriero.common.machine import machine_line
@@ -50,10 +51,22 @@ def main() -> None:
     results = measure(options)
     machine = f"{machine_line(torch.device('cpu'))}, {options.threads} threads, float32"
     if options.json:
-        print(json.dumps({"machine": machine, "model": options.model, "results": results}, indent=2))
+        told = {"machine": machine, "model": options.model, "results": results, "targets": as_json(judge(results))}
+        print(json.dumps(told, indent=2))
     else:
         print(f"{options.model} on {machine}; medians of {options.repeats}\n")
         print_table(results, options)
+
+
+def judge(results: Results) -> list[Figure]:
+    """Memory and perplexity beside full precision."""
+    units = {"layers_mb": ("layers", "MB"), "perplexity": ("perplexity", "perplexity")}
+    return [
+        beside(f"{kind}: {what} ÷ fp32", results[kind][name], results["none"][name], "fp32", unit)
+        for kind in KINDS
+        if kind != "none"
+        for name, (what, unit) in units.items()
+    ]
 
 
 def measure(options: argparse.Namespace) -> Results:

@@ -27,6 +27,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from figures import Figure, as_json
+
 KINDS = ("txt", "md", "html", "pdf", "docx", "py")
 WORDS_A_PASSAGE = 90  # roughly; decides how many files are written
 MODULES = "argparse ast asyncio collections concurrent.futures configparser csv dataclasses datetime decimal difflib "
@@ -57,9 +59,16 @@ def main() -> None:
                 print(f"{kind}: {rounds[-1]}", file=sys.stderr)
             rows.append({"kind": kind, **sorted(rounds, key=lambda each: each["seconds"])[len(rounds) // 2]})
     if options.json:
-        print(json.dumps({"machine": machine(), "rows": rows}, indent=2))
+        print(json.dumps({"machine": machine(), "rows": rows, "targets": as_json(judge(rows))}, indent=2))
     else:
         print_table(rows)
+
+
+def judge(rows: list[dict[str, Any]]) -> list[Figure]:
+    """Passages a second of each kind."""
+    return [
+        Figure(what=f"ingest, {row['kind']}", value=row["passages"] / row["seconds"], unit="passages/s") for row in rows
+    ]
 
 
 def write_files(kind: str, folder: Path, words: int) -> None:

@@ -20,9 +20,11 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
+from figures import Figure, as_json
 
 from arriero.align.candidates import Candidates, read_candidates
 from arriero.align.prompts import read_prompts, split_prompts
@@ -76,12 +78,22 @@ def main() -> int:
         "seconds": seconds,
     }
     if options.json:
-        told = {spec: asdict(curve) for spec, curve in curves.items()}
+        told = {"curves": {spec: asdict(curve) for spec, curve in curves.items()}}
         chosen = {spec: asdict(choice) for spec, choice in choices.items()}
-        print(json.dumps({"machine": machine_line(CPU), **facts, "curves": told, "choices": chosen}))
+        told |= {"choices": chosen, "targets": as_json(judge(curves))}
+        print(json.dumps({"machine": machine_line(CPU), **facts, **told}))
     else:
         print(_markdown(facts, curves, choices))
     return 0
+
+
+def judge(curves: Mapping[str, RewardCurve]) -> list[Figure]:
+    """The best of more answers must be better."""
+    rises = {spec: [b - a for a, b in pairwise(curve.maximum)] for spec, curve in curves.items()}
+    return [
+        Figure(what=f"best of K by {spec}: the least rise from one K to the next", value=min(own), least=0.0)
+        for spec, own in rises.items()
+    ]
 
 
 def _options() -> argparse.Namespace:

@@ -4,7 +4,7 @@ Every paragraph is one passage and every question looks for its own among all. P
 texts: sentence-transformers with a bare FAISS index for dense search, rank-bm25 for BM25. The encoder by default knows
 English only; the Chinese file shows what that means.
 
-    python benchmarks/retrieval.py [--data ../shared/data] [--encoder all-minilm-l6-v2] [--repeats 3] [--json]
+    python benchmarks/retrieval.py [--data ../shared/data] [--encoder FOLDER] [--repeats 3] [--threads 2] [--json]
 """
 
 import argparse
@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from figures import Figure, as_json, beside
 from numpy.typing import NDArray
 
 from arriero.model.source import DEFAULT_ENCODER, resolve
@@ -37,6 +38,7 @@ from arriero.rag.store import FILE_NAME, DocumentRow, Store
 CUTS = (1, 5, 20)
 DEPTH = 100  # how deep a gold passage is looked for; below, its reciprocal rank counts as 0
 SPEED_PASSAGES = 256
+PEERS = {"dense": "sentence-transformers + faiss", "bm25": "rank-bm25"}
 THRESHOLDS = (0.25, 0.30, 0.35, 0.40, 0.45)
 
 
@@ -61,8 +63,10 @@ def main() -> None:
     )
     parser.add_argument("--encoder", default=DEFAULT_ENCODER, help="encoder's name or folder (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of speed (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     folder = Path(options.encoder) if Path(options.encoder).is_dir() else resolve(options.encoder)
     encoder = load_encoder(folder, device="cpu")
     result: dict[str, Any] = {"machine": describe_machine(), "encoder": folder.name}
@@ -71,7 +75,23 @@ def main() -> None:
         result[language] = measure_quality(encoder, folder, asked)
     result["scores"] = measure_scores(encoder, read_xquad(options.data / "xquad.en.json"))
     result["speed"] = measure_speed(encoder, folder, options.repeats)
-    print(json.dumps(result, indent=2) if options.json else render(result))
+    told = {**result, "targets": as_json(judge(result))}
+    print(json.dumps(told, indent=2) if options.json else render(result))
+
+
+def judge(result: dict[str, Any]) -> list[Figure]:
+    """Ranks and speed beside the peers', where they are installed."""
+    made = []
+    for language, title in (("en", "English"), ("zh", "Chinese")):
+        table = result[language]["table"]
+        for ours, peer in PEERS.items():
+            if peer in table and table[peer]["mrr"]:
+                what = f"{title}, {ours}: MRR ÷ {peer}"
+                made.append(beside(what, table[ours]["mrr"], table[peer]["mrr"], peer, "MRR"))
+    rates = result["speed"]["passages_per_s"]
+    for peer in (name for name in rates if name != "arriero"):
+        made.append(beside(f"encoding ÷ {peer}", rates["arriero"], rates[peer], peer, "passages/s"))
+    return made
 
 
 def read_xquad(path: Path) -> Questions:
@@ -217,12 +237,13 @@ def measure_speed(encoder: Encoder, folder: Path, repeats: int) -> dict[str, Any
         peer = SentenceTransformer(str(folder), device="cpu")
         sides["sentence-transformers"] = lambda batch: peer.encode(batch, show_progress_bar=False)
     rates: dict[str, list[float]] = {name: [] for name in sides}
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     for repeat in range(repeats + 1):
         for name, encode in sides.items():
-            start = time.perf_counter()
+            start = clock()
             encode(texts)
             if repeat:  # the first round warms up
-                rates[name].append(len(texts) / (time.perf_counter() - start))
+                rates[name].append(len(texts) / (clock() - start))
     medians = {name: statistics.median(values) for name, values in rates.items()}
     peer_rate = medians.get("sentence-transformers")
     return {
@@ -263,7 +284,7 @@ def render(result: dict[str, Any]) -> str:
         for name, row in part["table"].items():
             took = f"{row['ms']:>11.2f}" if "ms" in row else ""
             lines.append(f"{name:32}" + "".join(f"{row[column]:>11.3f}" for column in columns) + took)
-        for ours, peer in (("dense", "sentence-transformers + faiss"), ("bm25", "rank-bm25")):
+        for ours, peer in PEERS.items():
             if peer in part["table"] and part["table"][peer]["mrr"]:
                 ratio = part["table"][ours]["mrr"] / part["table"][peer]["mrr"]
                 lines.append(f"{f'{ours} / {peer}':32}{'':33}{ratio:>10.3f}×")

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from figures import Figure, as_json, beside, print_targets
 
 from arriero.align.preferences import Kind
 from arriero.align.reward_config import ComparisonsConfig, RewardModelConfig, RewardOptimizerConfig
@@ -59,7 +60,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         rows = [_run(case, given.keep or Path(scratch)) for case in cases if case is not None]
     if given.json:
-        print(json.dumps([{"minutes": minutes, **asdict(found)} for found, minutes in rows]))
+        told = [{"minutes": minutes, **asdict(found)} for found, minutes in rows]
+        figures = [figure for found, _ in rows for figure in judge(found)]
+        print(json.dumps({"models": told, "targets": as_json(figures)}))
         return 0
     print(f"{machine_line(CPU)}\n")
     for found, minutes in rows:
@@ -89,25 +92,23 @@ def _tell(found: Evaluation, minutes: float) -> None:
     for name, own in {**rows, **found.degrees}.items():
         print(f"| {name} | {own.share:.1%} | {own.low:.1%}–{own.high:.1%} | {own.count:,} |")
     print(f"\nloss {found.loss:.3f}, calibration error {found.calibration_error:.3f}\n")
-    print("| target | measured | met |\n|---|---|---|")
-    for target, measured, met in _verdicts(found):
-        print(f"| {target} | {measured} | {'yes' if met else 'no'} |")
+    print_targets(judge(found))
     print()
 
 
-def _verdicts(found: Evaluation) -> list[tuple[str, str, bool]]:
-    """Of each target: what it is, what was measured, whether it is met."""
+def judge(found: Evaluation) -> list[Figure]:
+    """The accuracy beside the simplest rule's, in per cent."""
     own: Accuracy = found.accuracy
+    rule, name = (
+        (found.longer, "the longer wins") if found.kind == "helpfulness" else (found.shorter, "the shorter wins")
+    )
+    share, told = 100 * own.share, f"reward model, {found.kind}: held-out accuracy"
     if found.kind == "helpfulness":
-        return [(f"> {found.longer.share:.1%}, the longer wins", f"{own.share:.1%}", own.share > found.longer.share)]
-    least = own.share - 2 * math.sqrt(own.share * (1 - own.share) / own.count)
+        return [beside(f"{told} ÷ {name}", share, 100 * rule.share, name, "%", least=1.0)]
+    least = share - 200 * math.sqrt(own.share * (1 - own.share) / own.count)
     return [
-        ("> 60%", f"{own.share:.1%}", own.share > 0.6),
-        (
-            f"less two standard errors > {found.shorter.share:.1%}, the shorter wins",
-            f"{least:.1%}",
-            least > found.shorter.share,
-        ),
+        Figure(what=told, value=share, least=60.0, unit="%"),
+        beside(f"{told} less two standard errors ÷ {name}", least, 100 * rule.share, name, "%", least=1.0),
     ]
 
 

@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from figures import Figure, as_json, beside, exit_if_missed, print_targets
+
 INT4, FULL, ENGINE = "arriero int4", "arriero full", "arriero int4, Engine"
 LLAMA, TRANSFORMERS = "llama.cpp", "transformers"
 SIDES = (INT4, FULL, LLAMA, TRANSFORMERS)
@@ -138,11 +140,10 @@ def main() -> None:
             side.close()
     verdicts = judge(found)
     if options.json:
-        print(json.dumps({"told": told, "results": found, "targets": verdicts}, indent=2))
+        print(json.dumps({"told": told, "results": found, "targets": as_json(verdicts)}, indent=2))
     else:
         print_tables(told, found, verdicts, options)
-    if any(verdict["met"] is False for verdict in verdicts):
-        raise SystemExit(1)
+    exit_if_missed(verdicts)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -153,8 +154,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="counted turns of each side (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="of each side (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    for name, known in (("cases", (*CASES, *OTHERS)), ("sides", SIDES)):
-        parser.add_argument(f"--{name}", default=",".join(known), help="default: %(default)s")
+    parser.add_argument("--cases", default=",".join((*CASES, *OTHERS)), help="default: %(default)s")
+    parser.add_argument("--sides", default=",".join(SIDES), help="default: %(default)s")
     options = parser.parse_args(argv)
     for name, known in (("cases", (*CASES, *OTHERS)), ("sides", SIDES)):
         asked = getattr(options, name).split(",")
@@ -291,27 +292,29 @@ def measure_lookup(sides: dict[str, Side], text: Text, rounds: int, clock: str) 
     return found
 
 
-def judge(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each target, what was measured, and whether it is met; what was not measured is left out."""
+def judge(found: dict[str, Any]) -> list[Figure]:
+    """Each target and what was measured, and full weights beside their peers; what was not measured is left out."""
     made = []
     for name in (name for name in CASES if name in found):
-        for peer, least in CASES[name].targets.items():
-            if ratio := found[name]["ratios"].get(INT4, {}).get(peer):
-                what = f"{CASES[name].title}: int4 ÷ {peer}"
-                made.append({"what": what, "value": ratio["median"], "sign": "≥", "target": least})
+        rates = found[name]["medians"]
+        for own, peer in ((own, peer) for own in (INT4, FULL) for peer in (LLAMA, TRANSFORMERS)):
+            if ratio := found[name]["ratios"].get(own, {}).get(peer):
+                what = f"{CASES[name].title}: {own.removeprefix('arriero ')} ÷ {peer}"
+                least = CASES[name].targets.get(peer) if own == INT4 else None
+                value = ratio["median"]
+                made.append(beside(what, rates[own], rates[peer], peer, "tokens/s", value=value, least=least))
     if INT4 in (prefix := found.get("prefix", {})):
         what = "time to first token: cached 1,024 tokens ÷ cold"
-        made.append({"what": what, "value": prefix[INT4]["share"], "sign": "≤", "target": 0.10})
+        cached, cold, share = (prefix[INT4][key] for key in ("cached_s", "cold_s", "share"))
+        made.append(beside(what, 1e3 * cached, 1e3 * cold, "arriero, cold", "ms", value=share, most=0.10))
     if {INT4, LLAMA} <= (perplexity := found.get("perplexity", {})).keys():
-        value = perplexity[INT4] / perplexity[LLAMA]
-        made.append({"what": "perplexity: int4 ÷ llama.cpp", "value": value, "sign": "≤", "target": 1.01})
-    for one in made:
-        one["met"] = one["value"] >= one["target"] if one["sign"] == "≥" else one["value"] <= one["target"]
+        what = "perplexity: int4 ÷ llama.cpp"
+        made.append(beside(what, perplexity[INT4], perplexity[LLAMA], LLAMA, "perplexity", most=1.01))
     return made
 
 
 def print_tables(
-    told: dict[str, Any], found: dict[str, Any], verdicts: list[dict[str, Any]], options: argparse.Namespace
+    told: dict[str, Any], found: dict[str, Any], verdicts: list[Figure], options: argparse.Namespace
 ) -> None:
     """The results as Markdown."""
     versions = sorted({each["version"] for each in told.values()})
@@ -334,10 +337,7 @@ def print_tables(
         for name, row in found["lookup"].items():
             same = f"{row['same']} of {row['of']}"
             print(f"| {name} | {row['off']:.1f} | {row['on']:.1f} | {row['gain']:.2f} | {same} |")
-    print("\n| target | measured | wanted | met |\n|---|---|---|---|")
-    for one in verdicts:
-        met = "yes" if one["met"] else "no"
-        print(f"| {one['what']} | {one['value']:.3f} | {one['sign']} {one['target']:g} | {met} |")
+    print_targets(verdicts)
 
 
 def print_case(name: str, row: dict[str, Any]) -> None:

@@ -32,6 +32,7 @@ from pydoc_data.topics import topics
 from typing import TYPE_CHECKING, Any
 
 import httpx
+from figures import Figure, as_json, beside
 
 if TYPE_CHECKING:
     from arriero.generate.engine import Engine
@@ -110,7 +111,10 @@ def main() -> None:
         process.send_signal(signal.SIGTERM)
         ended = process.wait(timeout=60)
     result = summarise(seen, resident, options) | {"left_running": idle, "exit_status": ended, "machine": machine()}
-    print(json.dumps(result, indent=2) if options.json else table(result, options))
+    if options.json:
+        print(json.dumps({**result, "targets": as_json(judge(result))}, indent=2))
+    else:
+        print(table(result, options))
     print("\n".join(seen.faults), file=sys.stderr)
     if result["failures"]:
         raise SystemExit(1)
@@ -326,6 +330,23 @@ def summarise(seen: Seen, resident: Sequence[float], options: argparse.Namespace
         "resident_mb": {"quarter": quarter, "end": end, "most": max(resident)},
         "failures": failures,
     }
+
+
+def judge(result: dict[str, Any]) -> list[Figure]:
+    """Nothing may be wrong or lost, and memory may not grow."""
+    memory = result["resident_mb"]
+    faults = sum(result["counts"][name] for name in ("wrong answers", "lost answers")) + result["left_running"]
+    return [
+        Figure(what="under load: answers wrong, lost or left running", value=faults, most=0),
+        beside(
+            "resident memory, end ÷ a quarter of the time",
+            memory["end"],
+            memory["quarter"],
+            "itself",
+            "MB",
+            most=1 + GROWTH,
+        ),
+    ]
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:

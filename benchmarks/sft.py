@@ -35,6 +35,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from figures import Figure, as_json, beside, exit_if_missed, print_targets
+
 BASE = "smollm2-135m-instruct"
 RANK, ALPHA, TARGETS = 8, 16, ("q_proj", "v_proj")
 BATCH, LONGEST, RATE, SEED = 8, 1024, 2e-4, 42
@@ -70,11 +72,10 @@ def main() -> None:
         results = measure(Path(folder), options)
     verdicts = judge(results)
     if options.json:
-        print(json.dumps({**results, "targets": verdicts}, indent=2))
+        print(json.dumps({**results, "targets": as_json(verdicts)}, indent=2))
     else:
         print_tables(results, verdicts)
-    if not all(verdict["met"] for verdict in verdicts):
-        raise SystemExit(1)
+    exit_if_missed(verdicts)
 
 
 def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -245,29 +246,29 @@ def evaluate(model: Path, adapter: Path | None, held_out: Sequence[Any]) -> floa
     return total / count
 
 
-def judge(results: dict[str, Any]) -> list[dict[str, Any]]:
+def judge(results: dict[str, Any]) -> list[Figure]:
     """Each target and what was measured."""
-    peaks, losses = results["peak_bytes"], results["held_out_loss"]
+    speed, peaks, losses = results["tokens_per_second"], results["peak_bytes"], results["held_out_loss"]
     made = [
-        ("tokens/s ÷ TRL's", results["speed_ratio"][PEER], SPEED_TARGET, True),
-        ("peak memory ÷ TRL's", peaks[OURS] / peaks[PEER], MEMORY_TARGET, False),
-        ("adapter, MB", results["adapter_bytes"][OURS] / 1e6, FILE_TARGET, False),
+        beside(
+            "tokens/s ÷ TRL's",
+            speed[OURS],
+            speed[PEER],
+            "TRL",
+            "tokens/s",
+            value=results["speed_ratio"][PEER],
+            least=SPEED_TARGET,
+        ),
+        beside("peak memory ÷ TRL's", peaks[OURS] / 1e9, peaks[PEER] / 1e9, "TRL", "GB", most=MEMORY_TARGET),
+        Figure(what="adapter", value=results["adapter_bytes"][OURS] / 1e6, most=FILE_TARGET, unit="MB"),
     ]
     if losses:
-        made.append(("held-out loss − TRL's", losses[OURS] - losses[PEER], LOSS_TARGET, False))
-    return [
-        {
-            "what": what,
-            "value": value,
-            "target": target,
-            "met": value >= target if least else value <= target,
-            "sign": "≥" if least else "≤",
-        }
-        for what, value, target, least in made
-    ]
+        difference = losses[OURS] - losses[PEER]
+        made.append(Figure(what="held-out loss − TRL's", value=difference, most=LOSS_TARGET, unit="nats a token"))
+    return made
 
 
-def print_tables(results: dict[str, Any], verdicts: list[dict[str, Any]]) -> None:
+def print_tables(results: dict[str, Any], verdicts: list[Figure]) -> None:
     """The results as Markdown."""
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     print(
@@ -289,9 +290,7 @@ def print_tables(results: dict[str, Any], verdicts: list[dict[str, Any]]) -> Non
         )
     if losses:
         print(f"| without an adapter | | | | | | {losses['without an adapter']:.4f} |")
-    print("\n| target | measured | wanted |\n|---|---|---|")
-    for verdict in verdicts:
-        print(f"| {verdict['what']} | {verdict['value']:.3f} | {verdict['sign']} {verdict['target']:g} |")
+    print_targets(verdicts)
 
 
 def _labels(ids: list[int], learnt: list[bool]) -> list[int]:

@@ -24,6 +24,7 @@ from typing import Any
 
 import sentencepiece
 import tokenizers
+from figures import Figure, as_json, beside
 
 from arriero.tokenizer.load import load_tokenizer
 from arriero.tokenizer.measure import measure
@@ -62,12 +63,35 @@ def main() -> None:
     machine = f"{os.cpu_count()} CPUs, {platform.machine()}, Python {platform.python_version()}"
     versions = f"tokenizers {tokenizers.__version__}, sentencepiece {sentencepiece.__version__}"
     if given.json:
-        print(json.dumps({"machine": machine, "versions": versions, "bytes": size, "rows": rows}))
+        print(
+            json.dumps(
+                {"machine": machine, "versions": versions, "bytes": size, "rows": rows, "targets": as_json(judge(rows))}
+            )
+        )
         return
     print(f"{size / 1e6:.1f} MB, a vocabulary of {given.vocab_size:,}; {machine}, {versions}")
     print("\n| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0]))
     for row in rows:
         print("| " + " | ".join(map(str, row.values())) + " |")
+
+
+def judge(rows: list[dict[str, Any]]) -> list[Figure]:
+    """Time, memory and fit beside the peer's."""
+    ours, theirs = rows
+    peer, memory = theirs["trainer"], "peak MB beyond the text"
+    fits = [name for name in ours if name.startswith("bytes/token ")]
+    return [
+        beside(
+            "a vocabulary trained: sentencepiece's time ÷ ours",
+            ours["seconds"],
+            theirs["seconds"],
+            peer,
+            "s",
+            value=theirs["seconds"] / ours["seconds"],
+        ),
+        beside("memory beyond the text ÷ sentencepiece's", ours[memory], theirs[memory], peer, "MB"),
+        *(beside(f"{name} ÷ sentencepiece's", ours[name], theirs[name], peer, "bytes/token") for name in fits),
+    ]
 
 
 def _code() -> Iterator[str]:

@@ -26,7 +26,7 @@ def test_a_target_is_judged_where_both_sides_were_measured():
     decode = serve.compare({serve.INT4: [9.0], serve.TRANSFORMERS: [2.0]})
     perplexity = {serve.INT4: 10.2, serve.FULL: 10.0, serve.LLAMA: 10.0}
     verdicts = serve.judge({"decode": decode, "perplexity": perplexity, "prefix": {serve.FULL: {"share": 1.0}}})
-    assert [(one["target"], one["met"]) for one in verdicts] == [(4.0, True), (1.01, False)]
+    assert [(one.wanted, one.met) for one in verdicts] == [("≥ 4", True), ("≤ 1.01", False)]
 
 
 def test_only_known_cases_and_sides_are_measured(capsys):
