@@ -180,6 +180,7 @@ def test_the_preset_is_llama_2s(room):
     assert (optim.lr, config.schedule.factor(0, 400), config.schedule.factor(399, 400)) == (1e-6, 1.0, 1.0)
     assert (config.rollout.batch, config.objective.mini_batch, config.objective.epochs) == (512, 64, 1)
     assert (config.objective.ratio_clip, config.objective.beta, config.method) == (0.2, 0.01, "full")
+    assert config.reward.normalise == "batch", "R̃ is whitened"
 
 
 def test_what_the_paper_does_not_say_is_what_its_forerunners_did():

@@ -13,9 +13,12 @@ import transformers
 from arriero.align.reward_batches import PairBatches
 from arriero.align.reward_config import ComparisonsConfig, RewardLossConfig, RewardModelConfig, RewardOptimizerConfig
 from arriero.align.reward_data import read_reward_data
+from arriero.align.reward_loss import MARGINS
 from arriero.align.reward_measure import measure_pairs
-from arriero.align.reward_model import load_reward_model
+from arriero.align.reward_model import load_reward_model, scores_at
 from arriero.align.reward_train import EVALUATION, REWARD, pair_loss, prepare_reward, train_reward
+from arriero.cli.align_reward import reward
+from arriero.cli.parser import parse, shipped_configs
 from arriero.common.errors import ArrieroError
 from arriero.model.heads import SCORE, add_head
 from arriero.model.lora import LoraConfig
@@ -143,6 +146,40 @@ def test_eight_micro_batches_of_one_pair_are_one_of_eight(base, tmp_path):
             pair_loss(0.0)(model, next(batches)).total.backward()
         gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("margins", ["none", "small", "large"])
+@pytest.mark.parametrize("safety_weight", [0.0, 0.5])
+def test_the_loss_is_the_paper_s_with_each_pair_s_own_margin(base, tmp_path, margins, safety_weight):
+    pairs = write_pairs(tmp_path / "p.jsonl", safety="chosen safe")
+    data = prepare_reward(config(base, pairs, eval_share=0.0)).data
+    model = load_model(str(base), device="cpu").model
+    add_head(model, SCORE, seed=1).weight.data.mul_(20)
+    batch = next(PairBatches(data.training, margins, rows=24))
+    with torch.no_grad():
+        found = pair_loss(safety_weight)(model, batch)
+        scores = model.compute(scores_at, SCORE, batch.tokens, batch.documents, batch.ends).double().view(-1, 2)
+    of_degree = {tuple(pair.chosen.tolist()): MARGINS[margins].get(pair.degree, 0.0) for pair in data.training}
+    chosen = [batch.tokens[0, start:end].tolist() for _, start, end in batch.documents.spans][::2]
+    asked = torch.tensor([of_degree[tuple(ids)] for ids in chosen]).double()
+    expected = -(scores[:, 0] - scores[:, 1] - asked).sigmoid().log().sum()
+    expected -= safety_weight * (scores[:, 0].sigmoid().log() + (1 - scores[:, 1].sigmoid()).log()).sum() / 2
+    assert found.total.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert asked.unique().numel() == (1 if margins == "none" else 4)
+
+
+def test_the_preset_is_llama_2s():
+    file = next(file for file in shipped_configs() if file.stem == "llama2-reward")
+    found = parse("arriero align reward", reward, ["--config", str(file), "--preferences", "p.jsonl"])
+    optim = found.optim.resolve("full")
+    assert (optim.lr, optim.beta1, optim.beta2) == (1e-5, 0.9, 0.95)
+    assert (optim.eps, optim.weight_decay, optim.clip) == (1e-5, 0.1, 1.0)
+    assert (found.method, found.training.batch, found.training.epochs, found.loss.margins) == ("full", 512, 1, "small")
+    for steps, warmup in ((2000, 60), (40, 5)):
+        schedule = found.schedule.resolve(steps)
+        assert (schedule.schedule, schedule.warmup_steps) == ("cosine", warmup)
+        assert schedule.factor(warmup - 1, steps) == 1.0
+        assert schedule.factor(steps - 1, steps) == pytest.approx(0.1)
 
 
 def test_both_responses_of_a_pair_are_in_one_micro_batch_read_at_their_last_tokens(base, tmp_path):

@@ -14,6 +14,7 @@ from arriero.align.reward_model import encode_dialogue
 from arriero.align.rollout import Answer, Asked, Sampler
 from arriero.common.errors import ArrieroError
 from arriero.common.seeds import seed_of
+from arriero.generate.sampling import SamplingConfig
 from arriero.model.adapters import Adapters
 from arriero.model.export import export_model
 from arriero.model.heads import SCORE, VALUE, add_head, head_of
@@ -81,6 +82,14 @@ def test_an_answer_without_an_end_is_scored_as_if_it_ended_and_its_tokens_stay(s
     row = [*sampler.asked[cut.prompt].ids, *cut.ids, EOS]
     assert cut.score == pytest.approx(sampler.players.reward.score_ids([row])[0], abs=1e-4)
     assert EOS not in cut.ids
+
+
+def test_what_is_sampled_from_is_the_whole_softmax_at_the_temperature_asked_for(sampler):
+    sampler.config = replace(sampler.config, temperature=1.3)
+    sampling = sampler._request(0, 7).sampling
+    assert sampling == SamplingConfig(temperature=1.3, max_tokens=24, seed=7)
+    assert (sampling.top_k, sampling.top_p, sampling.min_p, sampling.repetition_penalty) == (0, 1.0, 0.0, 1.0)
+    assert (sampling.stop, sampling.stop_ids) == ((), None), "the tokenizer's own stop tokens"
 
 
 def test_the_same_seed_gives_the_same_answer_whatever_is_beside_it(sampler):

@@ -12,7 +12,7 @@ from arriero.corpus.books import clean_book, read_book
 from arriero.corpus.classifier import ByClassifier, Classifier, area_under_curve, train_classifier
 from arriero.corpus.document import Document
 from arriero.corpus.perplexity import ByPerplexity, LanguageModel, normalise
-from arriero.corpus.train_lm import EXCERPT, train_language_model
+from arriero.corpus.train_lm import EXCERPT, _cutoffs, train_language_model
 
 pytest.importorskip("sentencepiece")
 FLOOR = 0.95
@@ -67,6 +67,21 @@ def test_the_classifier_tells_them_apart_too(paragraphs: list[str], bad: list[st
     )
     assert area_under_curve(good_scores, bad_scores) > 0.85  # a third have the same words, in disorder
     assert made.auc > 0.85
+
+
+def test_perplexity_is_ccnets_formula(model: LanguageModel, paragraphs: list[str]) -> None:
+    """10 ** (−Σ log10 p / Σ (pieces + 1)), over all lines of a document."""
+    lines = [normalise(text) for text in paragraphs[:3]]
+    sentences = model.pieces.encode(lines)
+    logs = sum(float(model.ngrams.score([sentence])[0]) for sentence in sentences)
+    expected = 10 ** (-logs / sum(len(sentence) + 1 for sentence in sentences))
+    assert model.perplexity("\n \n".join(paragraphs[:3])) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_cutoffs_are_the_30th_and_the_60th_percentile(model: LanguageModel, paragraphs: list[str]) -> None:
+    sample = paragraphs[:50]
+    expected = np.percentile([model.perplexity(text) or 0.0 for text in sample], [30, 60])
+    assert _cutoffs(model, sample) == pytest.approx(tuple(expected))
 
 
 def test_head_middle_and_tail_are_thirds_of_a_sample(model: LanguageModel) -> None:

@@ -20,6 +20,11 @@ def test_matrices_decay_and_norms_do_not():
     assert optimizer.defaults["betas"] == (0.9, 0.95)
 
 
+def test_what_is_not_said_is_llamas():
+    config = OptimizerConfig()
+    assert (config.lr, config.beta1, config.beta2, config.weight_decay, config.clip) == (3e-4, 0.9, 0.95, 0.1, 1.0)
+
+
 def test_frozen_parameters_are_left_out():
     model = nn.Linear(3, 3)
     model.weight.requires_grad_(False)

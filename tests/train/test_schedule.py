@@ -16,6 +16,11 @@ def test_cosine_rises_to_the_peak_and_ends_at_a_tenth():
     assert factors[9:] == sorted(factors[9:], reverse=True)
 
 
+def test_what_is_not_said_is_llamas():
+    schedule = ScheduleConfig()
+    assert (schedule.schedule, schedule.warmup_steps, schedule.final_ratio) == ("cosine", 2000, 0.1)
+
+
 def test_wsd_stays_at_the_peak_and_falls_at_the_end():
     schedule = ScheduleConfig(schedule="wsd", warmup_steps=10, decay_share=0.2, final_ratio=0.0)
     factors = [schedule.factor(step, 100) for step in range(100)]
