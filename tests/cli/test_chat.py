@@ -8,9 +8,8 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from arriero.cli.chat import ChatConfig, Session
+from arriero.cli.chat import ChatConfig, Session, TalkSampling
 from arriero.generate.engine import Engine
-from arriero.generate.sampling import SamplingConfig
 
 SHORT = ("--max-tokens", "6")
 
@@ -42,7 +41,7 @@ def test_a_mistake_ends_neither_the_talk_nor_its_history(run, tiny_model):
 
 @pytest.fixture
 def session(tiny_model) -> Session:
-    config = ChatConfig(model=str(tiny_model), json=True, sampling=SamplingConfig(max_tokens=20))
+    config = ChatConfig(model=str(tiny_model), json=True, sampling=TalkSampling(max_tokens=20))
     return Session(Engine.load(str(tiny_model)), config)
 
 
@@ -69,6 +68,20 @@ def test_a_stopped_answer_is_remembered_as_far_as_it_came(session):
     stop.set()
     session.reply("Hello", stop)
     assert [turn["role"] for turn in session.turns] == ["user", "assistant"]
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "expected"),
+    [
+        ({}, {}, (512, 0.2, 0.9, 1.1)),
+        ({"temperature": 0.6}, {}, (512, 0.6, 1.0, 1.0)),
+        ({"temperature": 0.6, "top_p": 0.8, "max_tokens": 90}, {"temperature": 0.2}, (90, 0.2, 0.8, 1.0)),
+        ({"repetition_penalty": 1.2}, {"max_tokens": 7, "repetition_penalty": 1.0}, (7, 0.2, 0.9, 1.0)),
+    ],
+)
+def test_what_is_given_wins_over_the_models_own_sampling_and_that_over_ours(own, given, expected):
+    said = TalkSampling(**given).over(own)
+    assert (said.max_tokens, said.temperature, said.top_p, said.repetition_penalty) == expected
 
 
 def spawn(*argv: str) -> pexpect.spawn:

@@ -1,11 +1,13 @@
 """`arriero model get|show|convert`."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
+from arriero.generate.engine import Engine
 from arriero.model.packed import model_bytes
 from arriero.model.source import load_model
 
@@ -21,6 +23,17 @@ def test_show_tells_what_a_folder_is(run, tiny_model):
     assert facts["tokenizer"] == "BPE, 261 tokens"
     assert facts["chat_template"] == "ChatML"
     assert facts["stored_as"].startswith("F32")
+
+
+def test_show_tells_how_a_model_wants_to_be_sampled(run, tiny_model, tmp_path):
+    assert json.loads(run("model", "show", tiny_model, "--json").out)["sampling"] is None
+    shutil.copytree(tiny_model, tmp_path / "own")
+    (tmp_path / "own" / "generation_config.json").write_text('{"temperature": 0.6, "top_p": 0.9, "eos_token_id": 258}')
+    assert json.loads(run("model", "show", tmp_path / "own", "--json").out)["sampling"] == {
+        "temperature": 0.6, "top_p": 0.9
+    }  # fmt: skip
+    assert "temperature 0.6, top_p 0.9" in run("model", "show", tmp_path / "own").out
+    assert Engine.load(str(tmp_path / "own")).defaults == {"temperature": 0.6, "top_p": 0.9}
 
 
 def test_show_for_people(run, tiny_model):

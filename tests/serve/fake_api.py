@@ -77,7 +77,8 @@ def _chat(app: FastAPI) -> None:
     @app.get("/api/info")
     async def info():
         models = [{"id": name, "kind": "model", "context": 2048} for name in ("llama-small", "llama-large")]
-        models.append({"id": "poet", "kind": "adapter", "context": 2048})
+        sampling = {"temperature": 0.9, "max_tokens": 300}
+        models.append({"id": "poet", "kind": "adapter", "context": 2048, "sampling": sampling})
         models += [{"id": f"arriero:{name}", "kind": "collection", "context": 2048} for name in app.state.collections]
         features = app.state.features
         return {"version": "0.1.0", "models": models, "default": "llama-small", "limits": {}, "features": features}

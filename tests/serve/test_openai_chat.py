@@ -70,6 +70,25 @@ def test_a_seed_repeats_an_answer_and_samples_differ(client, live, asked):
     assert ask(-1) == ask(2**63 - 1)
 
 
+def test_what_the_client_leaves_out_is_as_the_model_says_and_else_as_openai_has_it(client, live, asked, monkeypatch):
+    bare = {"model": asked["model"], "messages": HELLO, "seed": 7}
+
+    def ask(**fields) -> str:
+        return client.chat.completions.create(**bare, **fields).choices[0].message.content
+
+    (plain,) = engine_says(live, temperature=1.0, seed=7)
+    assert ask(max_tokens=12) == plain.text
+    monkeypatch.setattr(live.engine, "defaults", {"temperature": 0.7, "top_k": 5, "max_tokens": 9})
+    (own,) = engine_says(live, temperature=0.7, top_k=5, seed=7, max_tokens=9)
+    assert ask() == own.text != plain.text[: len(own.text)]
+    assert ask(max_tokens=12, temperature=1.0, extra_body={"top_k": 0}) == plain.text
+    raw = client.completions.create(model=asked["model"], prompt="a", max_tokens=9, seed=7).choices[0].text
+    (whole,) = live.generate(
+        [Request(prompt_ids=live.tokenizer.encode("a"), sampling=SamplingConfig(**live.engine.defaults, seed=7))]
+    )
+    assert raw == whole.text
+
+
 def test_samples_may_be_streamed_together(client, asked):
     sampled = asked | {"temperature": 1.0, "seed": 7, "n": 3}
     texts = ["", "", ""]

@@ -141,6 +141,19 @@ def test_settings_and_system_prompt_are_sent(page, app):
     assert (asked["top_p"], asked["repetition_penalty"]) == (0.9, 1.1)  # as `arriero chat`, where nothing is set
 
 
+def test_a_model_that_says_how_it_is_sampled_is_asked_so(page, app):
+    page.goto("/")
+    page.get_by_label("Model", exact=True).select_option("poet")
+    page.get_by_role("button", name="Settings").click()
+    expect(page.get_by_label("Temperature")).to_have_attribute("placeholder", "0.9")
+    page.get_by_label("Top p").fill("0.5")
+    page.get_by_role("button", name="Done").click()
+    ask(page, "hello")
+    asked = app.state.asked[-1]
+    assert (asked["model"], asked["temperature"], asked["top_p"]) == ("poet", 0.9, 0.5)
+    assert asked.keys().isdisjoint({"max_tokens", "repetition_penalty"})
+
+
 def test_sources_open_beside_the_answer(page, app):
     page.goto("/")
     page.get_by_label("Documents to answer from").select_option("andes")

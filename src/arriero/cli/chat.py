@@ -2,8 +2,9 @@
 
 import sys
 import threading
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from arriero.cli.conversation import Commands, Talk
 from arriero.cli.engine import EngineConfig, load_engine
@@ -17,6 +18,43 @@ if TYPE_CHECKING:
     from arriero.generate.engine import Engine
 
 
+USUAL = {"temperature": 0.2, "top_p": 0.9, "repetition_penalty": 1.1}
+"""For models that name no temperature: small ones ramble at 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TalkSampling:
+    """How answers are sampled; what is not given is as the model's generation_config.json has it."""
+
+    max_tokens: int | None = None
+    """Most tokens of an answer; default: the model's own, else 512."""
+    temperature: float | None = None
+    """Divides the logits before the softmax; 0 takes the likeliest token (greedy); default: the model's own, else
+    0.2."""
+    top_k: int | None = None
+    """Sample among the k likeliest tokens only; 0 = all; default: the model's own, else 0."""
+    top_p: float | None = None
+    """Sample among the likeliest tokens that together hold this probability; 1 = all; default: the model's own, else
+    0.9."""
+    min_p: float | None = None
+    """Sample among tokens at least this fraction as likely as the likeliest; default: the model's own, else 0."""
+    repetition_penalty: float | None = None
+    """Divides the positive and multiplies the negative logits of tokens already said; 1 = none; default: the model's
+    own, else 1.1."""
+    stop: tuple[str, ...] = ()
+    """Texts that end an answer; the answer is cut before them."""
+    stop_ids: tuple[int, ...] | None = None
+    """Token ids that end an answer; default: those of the tokenizer; () = none, run to max_tokens."""
+    seed: int | None = None
+    """Random stream of each answer, one of 2^32 (low bits count); default: a fresh one."""
+
+    def over(self, own: Mapping[str, Any]) -> SamplingConfig:
+        """These settings over the model's own, and those over the usual ones where they have no temperature."""
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        usual = {} if "temperature" in own else USUAL
+        return SamplingConfig(**({"max_tokens": 512} | usual | dict(own) | given))
+
+
 @dataclass(frozen=True, kw_only=True)
 class ChatConfig(EngineConfig):
     """Whom to talk with, and how."""
@@ -27,9 +65,7 @@ class ChatConfig(EngineConfig):
     """Print each answer as one JSON object a line."""
     speculate: int = 8
     """Most tokens to guess ahead from what prompt and answer said: the same answer, sooner; 0 guesses nothing."""
-    sampling: SamplingConfig = field(
-        default_factory=lambda: SamplingConfig(max_tokens=512, temperature=0.2, top_p=0.9, repetition_penalty=1.1)
-    )
+    sampling: TalkSampling = field(default_factory=TalkSampling)
 
 
 def chat(config: ChatConfig) -> int:
@@ -38,8 +74,6 @@ def chat(config: ChatConfig) -> int:
     Ctrl-C stops the answer and not the program; Ctrl-D, or Ctrl-C twice at the prompt, leaves. When the talk outgrows
     the model's context, its oldest turns are dropped, and a notice says so.
     """
-    if config.sampling.n != 1:
-        raise ArrieroError(f"a chat has one answer at a time: expected --n 1, got {config.sampling.n}")
     session = Session(load_engine(config, speculate=config.speculate), config)
     commands: Commands = {
         "/reset": ("forget the talk so far", session.reset),
@@ -56,6 +90,7 @@ class Session:
         if engine.tokenizer.chat_template is None:
             raise ArrieroError(f"model '{config.model}' has no chat template: `arriero generate --raw` continues text")
         self.engine, self.config = engine, config
+        self.sampling = config.sampling.over(engine.defaults)
         self.system = config.system
         self.turns: list[Message] = []
 
@@ -83,7 +118,7 @@ class Session:
         if dropped:
             note(f"(the context of {self.engine.context} tokens is full: the oldest {dropped} turns are dropped)")
         room = self.engine.context - len(ids)
-        sampling = replace(self.config.sampling, max_tokens=min(self.config.sampling.max_tokens, room))
+        sampling = replace(self.sampling, max_tokens=min(self.sampling.max_tokens, room))
         said, reason = [], "cancelled"
         try:
             for delta in self.engine.stream(Request(prompt_ids=ids, sampling=sampling, cancel=stop)):
@@ -110,7 +145,7 @@ class Session:
             ArrieroError: the last message alone leaves no room for an answer.
         """
         context, dropped = self.engine.context, 0
-        reserve = min(self.config.sampling.max_tokens, context // 2)
+        reserve = min(self.sampling.max_tokens, context // 2)
         head: list[Message] = [{"role": "system", "content": self.system}] if self.system is not None else []
         while True:
             ids = self.engine.tokenizer.encode_chat([*head, *self.turns])

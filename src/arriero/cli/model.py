@@ -70,7 +70,7 @@ class ShowConfig:
 
 
 def show(config: ShowConfig) -> int:
-    """Tell what a model is: architecture, parameters, context, tokenizer, chat template and licence.
+    """Tell what a model is: architecture, parameters, context, tokenizer, chat template, sampling and licence.
 
     Of LLaMAs also the memory that the weights take by `--weights` full (here in float32), int8 and int4.
     """
@@ -85,6 +85,8 @@ def show(config: ShowConfig) -> int:
     table.add_column(overflow="fold")
     if (weights := facts.pop("weights", None)) is not None:
         facts["weights in memory"] = ", ".join(map(_held, weights.items()))
+    if sampling := facts.get("sampling"):
+        facts["sampling"] = ", ".join(f"{name} {value}" for name, value in sampling.items())
     for name, value in facts.items():
         shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
         table.add_row(name.replace("_", " "), "-" if value is None else printable(shown))

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from arriero.common.errors import ArrieroError, FormatError
 from arriero.common.gguf_header import read_header
+from arriero.generate.defaults import read_defaults
 from arriero.model.config import LlamaConfig
 from arriero.model.formats.gguf_config import read_config
 from arriero.model.formats.hf_config import read_hf_config, read_json
@@ -87,7 +88,8 @@ def _of_folder(folder: Path) -> Facts:
         return shape | size | {"licence": _licence(folder)}
     has_tokenizer = any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
     tokenizer = load_tokenizer(folder) if has_tokenizer else None
-    return _shape(config) | size | _memory(config) | _spoken(tokenizer, config) | {"licence": _licence(folder)}
+    facts = _shape(config) | size | _memory(config) | _spoken(tokenizer, config)
+    return facts | {"sampling": read_defaults(folder) or None, "licence": _licence(folder)}
 
 
 def _shape(config: LlamaConfig) -> Facts:

@@ -9,14 +9,16 @@ Memory: the cache holds pages of 16 tokens, `Engine.token_bytes` each, for what 
 `max_cache_bytes`.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from arriero.common.device import DTypeName
 from arriero.common.errors import ArrieroError
+from arriero.generate.defaults import read_defaults
 from arriero.generate.limits import check_prompt
 from arriero.generate.request import Completion, Delta, FinishReason, Request, TokenLogprob
 from arriero.generate.row import Row, open_rows
@@ -48,6 +50,7 @@ class Engine:
         max_batch: int = 16,
         max_cache_bytes: int = 4 * 2**30,
         speculate: int = 0,
+        defaults: Mapping[str, Any] | None = None,
     ) -> None:
         """Wrap a model.
 
@@ -59,9 +62,11 @@ class Engine:
             max_cache_bytes: most bytes of the KV cache; fewer rows run together where it would be exceeded.
             speculate: most tokens to guess ahead from what prompt and answer said before (`lookup.py`); answers stay
                 the same, and quotations come faster.
+            defaults: how the model wants to be sampled (`defaults.py`): for those who make requests to heed.
         """
         self.model, self.tokenizer = model, tokenizer
         self.context = model.config.max_seq_len if context is None else context
+        self.defaults = dict(defaults or {})
         self.max_batch, self.max_cache_bytes, self.speculate = max_batch, max_cache_bytes, speculate
         if max_batch < 1:
             raise ArrieroError(f"max_batch must be at least 1, not {max_batch}")
@@ -98,6 +103,7 @@ class Engine:
             max_batch=max_batch,
             max_cache_bytes=max_cache_bytes,
             speculate=speculate,
+            defaults=read_defaults(loaded.path),
         )
 
     @property

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from arriero.common.errors import did_you_mean
 from arriero.generate.live import Live
@@ -45,6 +46,11 @@ class Answerer:
         """Most tokens of prompt and answer together."""
         return self.live.context
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """How the model wants to be sampled, where it says so."""
+        return self.live.engine.defaults
+
     def request(
         self,
         prompt_ids: list[int],
@@ -62,7 +68,7 @@ class Answerer:
         return self.live.stream(self._own(request))
 
     def room(self, prompt_ids: list[int], wanted: int | None, param: str) -> int:
-        """Most tokens that an answer may have: what is wanted, or all that the context leaves.
+        """Most tokens that an answer may have: what is wanted, or what the model is used to and the context leaves.
 
         Raises:
             ApiError: the prompt leaves no room, or less than is wanted; `param` names the field that holds it.
@@ -77,7 +83,7 @@ class Answerer:
                 param,
                 "context_length_exceeded",
             )
-        return wanted or room
+        return wanted or min(room, self.defaults.get("max_tokens", room))
 
     def _own(self, request: Request) -> Request:
         return request if self.adapter is None else dataclasses.replace(request, adapter=self.adapter.name)

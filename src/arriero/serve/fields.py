@@ -4,6 +4,7 @@ A field that the server knows and does not support is accepted with the value th
 send it always, and refused by name with any other.
 """
 
+from collections.abc import Mapping
 from itertools import islice
 from typing import Annotated, Any, TypeAlias
 
@@ -119,23 +120,20 @@ class SamplingFields(Asked):
         """Whether a stream ends with a count of tokens."""
         return self.stream_options is not None and self.stream_options.include_usage
 
-    def sampling(self, max_tokens: int, logprobs: int | None, stop_ids: frozenset[int]) -> SamplingConfig:
-        """The engine's settings; what is not said is as OpenAI has it: the model's own distribution.
+    def sampling(
+        self, max_tokens: int, logprobs: int | None, stop_ids: frozenset[int], defaults: Mapping[str, Any]
+    ) -> SamplingConfig:
+        """The engine's settings; what neither client nor model says is as OpenAI has it: the plain distribution.
 
         Args:
             max_tokens: most tokens of the answer.
             logprobs: how many likeliest tokens to report.
             stop_ids: tokens that end an answer of the model.
+            defaults: how the model wants to be sampled.
         """
         ends = {*(() if self.ignore_eos else stop_ids), *(self.stop_token_ids or ())}
-        default: dict[str, Any] = {"temperature": 1.0}
-        return SamplingConfig(
-            **(default | self.given_sampling()),
-            max_tokens=max_tokens,
-            logprobs=logprobs,
-            stop_ids=tuple(sorted(ends)),
-            n=self.n or 1,
-        )
+        own = {"max_tokens": max_tokens, "logprobs": logprobs, "stop_ids": tuple(sorted(ends)), "n": self.n or 1}
+        return SamplingConfig(**({"temperature": 1.0} | dict(defaults) | self.given_sampling() | own))
 
     def given_sampling(self) -> dict[str, Any]:
         """What the client said of how to choose tokens, in the engine's names."""

@@ -19,6 +19,8 @@ class ModelInfo(BaseModel):
     kind: Literal["model", "adapter", "collection"]
     context: int
     """Most tokens of prompt and answer together."""
+    sampling: dict[str, float] | None = None
+    """How the model wants to be sampled; null where it does not say, and for collections, whose answers are greedy."""
 
 
 class Limits(BaseModel):
@@ -66,11 +68,15 @@ async def info(request: Request) -> Info:
 
 def list_models(service: Service) -> list[ModelInfo]:
     """Base models, the default first, then adapters, then collections."""
-    contexts = {name: live.context for name, live in service.models.items()}
-    adapters = list(service.adapters.values())
-    default = contexts[service.default_model]
+    models = dict(service.models)
+    default = models[service.default_model].context
+
+    def describe(name: str, kind: Literal["model", "adapter"], model: str) -> ModelInfo:
+        live = models[model]
+        return ModelInfo(id=name, kind=kind, context=live.context, sampling=live.engine.defaults or None)
+
     return [
-        *(ModelInfo(id=name, kind="model", context=context) for name, context in contexts.items()),
-        *(ModelInfo(id=adapter.name, kind="adapter", context=contexts[adapter.model]) for adapter in adapters),
+        *(describe(name, "model", name) for name in models),
+        *(describe(adapter.name, "adapter", adapter.model) for adapter in list(service.adapters.values())),
         *(ModelInfo(id=PREFIX + name, kind="collection", context=default) for name in list(service.collections)),
     ]

@@ -46,7 +46,7 @@ async def chat(asked: ChatRequest, http: Request) -> ChatResponse | Response:
     size = sum(len(message.plain()["content"]) for message in asked.messages)
     prompt_ids = await to_thread.run_sync(encode_chat, answerer, asked, limiter=service.reader(size))
     most = answerer.room(prompt_ids, asked.most_tokens, "messages")
-    sampling = asked.sampling(most, asked.reported, answerer.tokenizer.stop_ids)
+    sampling = asked.sampling(most, asked.reported, answerer.tokenizer.stop_ids, answerer.defaults)
     cancel = threading.Event()
     request = answerer.request(prompt_ids, sampling, cancel)
     first = http.app.state.metrics.first_token.labels(answerer.name).observe

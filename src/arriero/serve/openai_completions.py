@@ -53,15 +53,11 @@ async def complete(asked: CompletionRequest, http: Request) -> CompletionRespons
     cancel = threading.Event()
     wanted = DEFAULT_TOKENS if asked.max_tokens is None else max(1, asked.max_tokens)
     reported = asked.logprobs
-    requests = [
-        answerer.request(
-            prompt.ids,
-            asked.sampling(answerer.room(prompt.ids, wanted, "prompt"), reported, answerer.tokenizer.stop_ids),
-            cancel,
-            reported if asked.echo else None,
-        )
-        for prompt in prompts
-    ]
+    requests = []
+    for prompt in prompts:
+        most = answerer.room(prompt.ids, wanted, "prompt")
+        sampling = asked.sampling(most, reported, answerer.tokenizer.stop_ids, answerer.defaults)
+        requests.append(answerer.request(prompt.ids, sampling, cancel, reported if asked.echo else None))
     first = http.app.state.metrics.first_token.labels(answerer.name).observe
     running = Running.start(answerer.live, requests, cancel, service.settings.request_timeout_s, first)
     heading = make_heading("cmpl", "text_completion", answerer.name, service.settings)

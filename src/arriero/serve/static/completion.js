@@ -1,12 +1,20 @@
 // Asks the model for an answer and writes it into a message as it comes.
 
-import { stream } from "./api.js";
+import { info, stream } from "./api.js";
 
-/** How a chat without documents is sampled where nothing else is set: as by `arriero chat`, for a small model. */
-export const PLAIN = { temperature: 0.2, top_p: 0.9, repetition_penalty: 1.1 };
+/** How a chat is sampled where neither user nor model says: as by `arriero chat`. */
+const PLAIN = { temperature: 0.2, top_p: 0.9, repetition_penalty: 1.1 };
+
+/** How a chat is sampled where the user says nothing; from documents the server answers as it has it. */
+export async function usual(settings) {
+  if (settings.collection) return {};
+  const { models, default: first } = await info();
+  const own = models.find(({ id }) => id === (settings.model ?? first))?.sampling ?? {};
+  return { ...("temperature" in own ? {} : PLAIN), ...own };
+}
 
 /** The request for the answer to `messages`. */
-export function bodyOf(settings, messages) {
+async function bodyOf(settings, messages) {
   const system =
     settings.system?.trim() && !settings.collection ? [{ role: "system", content: settings.system.trim() }] : [];
   const body = {
@@ -15,7 +23,8 @@ export function bodyOf(settings, messages) {
     stream: true,
     stream_options: { include_usage: true },
   };
-  if (!settings.collection) Object.assign(body, PLAIN);
+  Object.assign(body, await usual(settings));
+  delete body.max_tokens; // where the user does not say, the server knows how much there is room for
   for (const name of ["temperature", "top_p", "max_tokens", "seed"]) {
     if (settings[name] !== null && settings[name] !== undefined) body[name] = settings[name];
   }
@@ -42,7 +51,7 @@ function takeTurns(messages) {
 export async function complete(settings, messages, message, changed, signal) {
   const began = performance.now();
   try {
-    for await (const event of stream("v1/chat/completions", bodyOf(settings, messages), signal)) {
+    for await (const event of stream("v1/chat/completions", await bodyOf(settings, messages), signal)) {
       const choice = event.choices?.[0];
       if (choice?.delta?.content) {
         message.first ??= performance.now() - began;

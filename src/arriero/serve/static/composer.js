@@ -1,6 +1,6 @@
 // Where a prompt is written: the text, which model answers and from which documents, and the settings.
 
-import { PLAIN } from "./completion.js";
+import { usual } from "./completion.js";
 import { openDialog } from "./dialogs.js";
 import { button, el, field, icon, select, sends, textarea } from "./dom.js";
 import { t } from "./language.js";
@@ -88,6 +88,7 @@ const NUMBERS = [
 
 /** The system prompt and how an answer is sampled; an empty field leaves it to the server. */
 export async function openSettings(settings, changed, { system = true } = {}) {
+  const unset = await usual(settings).catch(() => ({}));
   await openDialog(t("settings"), (close) => {
     const prompt =
       system &&
@@ -109,7 +110,7 @@ export async function openSettings(settings, changed, { system = true } = {}) {
         type: "number",
         inputmode: "decimal",
         value: settings[name] ?? "",
-        placeholder: (settings.collection ? null : PLAIN[name]) ?? t("set.auto"),
+        placeholder: unset[name] ?? t("set.auto"),
         ...limits,
         oninput: read,
         name,

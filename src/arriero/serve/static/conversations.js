@@ -5,7 +5,7 @@ import { forget, keysOf, load, save } from "./storage.js";
 const START = "chat.";
 const TITLE_LENGTH = 60;
 
-/** What is null is left to `PLAIN`, or, where documents answer, to the server. */
+/** What is null is left to `usual` of completion.js. */
 export const DEFAULTS = {
   model: null,
   collection: null,
