@@ -51,7 +51,8 @@ $(STAMP): requirements.lock pyproject.toml
 lock:
 	rm -rf $(VENV).lock && $(PYTHON) -m venv $(VENV).lock
 	$(VENV).lock/bin/python -m pip install --quiet --editable '.[dev]'
-	$(VENV).lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
+	$(VENV).lock/bin/python -m pip freeze --exclude-editable \
+		| sed "s/+cpu$$//; s/^triton==.*/&; platform_system == 'Linux'/" > requirements.lock
 	rm -rf $(VENV).lock
 
 clean:
