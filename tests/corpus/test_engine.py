@@ -1,10 +1,12 @@
 """Stages by datatrove's executors: processes of this machine, and the jobs that Slurm is handed."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,27 @@ def test_a_killed_run_is_completed_by_a_second(tmp_path: Path) -> None:
     child.wait()
     run_all(tmp_path / "killed", raw, 2)
     assert documents(tmp_path / "killed") == documents(tmp_path / "whole")
+
+
+@dataclass(frozen=True)
+class Full:
+    """A stage in which one task finds the disk full."""
+
+    name: str = "read"
+    tasks: int = 3
+
+    def run(self, task: int) -> None:
+        if task == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def progress(self) -> tuple[int, int]:
+        return 0, 3
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_in_a_stage_is_told_there_and_not_by_the_next(tmp_path: Path, workers: int) -> None:
+    with pytest.raises(OSError, match="No space left on device"):
+        run_local(Full(), tmp_path / "logs", workers, lambda: None)
 
 
 def test_slurm_gets_jobs_that_wait_for_each_other_and_do_the_same(

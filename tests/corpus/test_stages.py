@@ -1,18 +1,23 @@
 """Stages: the same bytes whatever the number of tasks and wherever they were killed; every document is counted."""
 
+import errno
 import json
+import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from arriero.common import files
 from arriero.common.errors import FormatError, MissingExtraError
 from arriero.corpus import pieces
+from arriero.corpus.document import Document
 from arriero.corpus.inputs import find_inputs
 from arriero.corpus.ledger import Ledger
 from arriero.corpus.rows import read_rows
 from arriero.corpus.stages import Recipe, Work
+from tests.corpus import recipe_of_lines as recipes
 from tests.corpus.recipe_of_lines import recipe_of_lines, write_lines
 
 FILES = [
@@ -118,6 +123,47 @@ def test_a_kill_anywhere_leaves_what_a_second_run_completes(
             break
         assert bytes_of(folder) == bytes_of(tmp_path / "whole"), limit
     assert limit > 20
+
+
+def test_what_a_killed_run_did_of_a_large_file_is_not_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = write_lines(tmp_path / "raw", [[f"line {number}" for number in range(20)]])
+    done: list[str] = []
+
+    def shout(document: Document) -> Document:
+        done.append(document.id)
+        if len(done) == 8:
+            raise KeyboardInterrupt
+        return document
+
+    monkeypatch.setattr(recipes, "shout", shout)
+    with pytest.raises(KeyboardInterrupt):
+        do(work_in(tmp_path / "corpus", raw))
+    assert do(work_in(tmp_path / "corpus", raw)).kept.documents == 20
+    assert done[8:] == [f"0.txt#{number}" for number in range(7, 21)], "pieces of 2, of which 3 were whole"
+
+
+def test_a_full_disk_ends_a_run_by_its_name_and_a_second_one_completes_it(
+    tmp_path: Path, lines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    do(work_in(tmp_path / "whole", lines))
+    flush = files._flush
+    for writes in (0, 1, 2, 5, 13, 30):
+        folder, left = tmp_path / str(writes), iter(range(writes))
+
+        def full(path: Path, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            flush(path)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "_flush", full)
+            with pytest.raises(OSError, match="No space left on device"):
+                do(work_in(folder, lines))
+        assert not list(folder.rglob("*.part"))
+        do(work_in(folder, lines))
+        assert bytes_of(folder) == bytes_of(tmp_path / "whole"), writes
 
 
 def test_an_input_that_cannot_be_read_is_counted_and_the_others_go_on(tmp_path: Path, lines: Path) -> None:

@@ -24,6 +24,18 @@ def test_derivatives_are_pytorchs(shape, dtype, atol):
         torch.testing.assert_close(got, expected, atol=atol, rtol=atol)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("learns", [True, False])
+def test_it_is_the_papers_formula_in_fp64_with_epsilon_below_the_root_and_the_mean_in_fp32(dtype, size, learns):
+    x, weight = (size * draw(6, 96).detach()).to(dtype), draw(96).detach().to(dtype).requires_grad_(learns)
+    mean = x.double().square().mean(-1, keepdim=True)
+    expected = (x.double() / (mean + 1e-5).sqrt() * weight.double()).detach()
+    ours = rms_norm(x, weight, 1e-5)
+    assert ours.dtype == dtype
+    assert (ours.double() - expected).abs().max() <= 2 * torch.finfo(dtype).eps * expected.abs().max()
+
+
 @pytest.mark.parametrize("frozen", ["x", "weight"])
 def test_a_frozen_input_gets_no_gradient(frozen):
     tensors = {"x": draw(3, 8), "weight": draw(8)}

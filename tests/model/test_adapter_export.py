@@ -1,0 +1,34 @@
+"""Adapters for other tools: by llama.cpp's arithmetic each kind's change is what it is here."""
+
+import pytest
+import torch
+
+from arriero.model.adapter_export import export_gguf
+from arriero.model.adapters import Adapters
+from arriero.model.formats.gguf_adapter import read_adapter_gguf
+from arriero.model.lora import LoraConfig, weight_of
+from arriero.model.source import load_model
+from tests.train.tuning import write_base
+
+KINDS = {
+    "alpha": LoraConfig(rank=4, alpha=6.0),
+    "rslora": LoraConfig(rank=4, alpha=6.0, rslora=True),
+    "patterns": LoraConfig(rank=4, rank_pattern={"wq": 2}, alpha_pattern={"w2": 3.0}, rslora=True),
+    "pissa": LoraConfig(rank=4, init="pissa"),
+}
+
+
+@pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)
+def test_alpha_over_the_rank_times_b_a_is_each_matrix_s_change(tmp_path, config):
+    loaded = load_model(str(write_base(tmp_path / "base")), device="cpu", dtype="float32")
+    adapters = Adapters.of(loaded.model)
+    adapters.add("one", config)
+    for change in adapters.changes("one").values():
+        change.b.data.normal_(0.0, 0.3, generator=torch.Generator().manual_seed(1))
+    export_gguf(loaded, "one", tmp_path / "one.gguf")
+    pairs, alpha = read_adapter_gguf(tmp_path / "one.gguf", loaded.model.config)
+    assert pairs.keys() == adapters.changes("one").keys()
+    for module, change in adapters.changes("one").items():
+        a, b = pairs[module]
+        ours = change.change(weight_of(loaded.model.get_submodule(module)).detach()).detach()
+        torch.testing.assert_close(alpha / len(a) * b @ a, ours, atol=1e-5, rtol=1e-5, msg=module)
