@@ -90,6 +90,23 @@ def test_built_in_formats_are_the_same_to_transformers(small: Tokenizer, name: s
         )
 
 
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_built_in_formats_mark_to_transformers_what_is_learnt_here(small: Tokenizer, name: str) -> None:
+    reference = PreTrainedTokenizerFast(
+        tokenizer_object=small.backend, bos_token="<|im_start|>", eos_token="<|im_end|>"
+    )
+    small_with = Tokenizer(small.backend, bos_id=1, eos_id=2, chat_template=BUILT_IN[name])
+    chat: list[Message] = [SYSTEM, *CHAT, {"role": "assistant", "content": "So."}]
+    ids, spans = small_with.encode_answers(chat)
+    theirs = reference.apply_chat_template(
+        chat, chat_template=BUILT_IN[name], return_dict=True, return_assistant_tokens_mask=True
+    )
+    assert theirs["input_ids"] == ids
+    assert [i for i, learnt in enumerate(theirs["assistant_masks"]) if learnt] == [
+        i for start, end in spans for i in range(start, end)
+    ]
+
+
 @pytest.mark.weights
 @pytest.mark.parametrize("messages", CHATS.values(), ids=CHATS.keys())
 def test_smollm2s_own_format_is_the_same_to_transformers(smollm2_gguf: Path, messages: list[Message]) -> None:

@@ -48,9 +48,8 @@ LLAMA2 = """\
     {%- if message['role'] == 'user' %}
         {{- bos_token + '[INST] ' + (head.system if loop.first else '') + message['content'].strip() + ' [/INST]' }}
     {%- else %}
-        {{- ' ' }}
         {%- generation %}
-            {{- message['content'].strip() + ' ' + eos_token }}
+            {{- ' ' + message['content'].strip() + ' ' + eos_token }}
         {%- endgeneration %}
     {%- endif %}
 {%- endfor %}
