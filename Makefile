@@ -30,6 +30,10 @@ docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	$(BIN)/mkdocs build --strict
 
+# All benchmarks beside their peers, into benchmarks/RESULTS.md: hours; `make bench BENCH='--quick --threads 1'` takes one.
+bench: $(STAMP)
+	$(BIN)/python benchmarks/run.py $(BENCH)
+
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

@@ -67,13 +67,13 @@ def judge(rows: list[Row], factors: list[float]) -> list[Figure]:
     figures = []
     for case, own in groupby(chosen, key=lambda row: row.case):
         by_name = {row.implementation: row for row in own}
-        peers = {"sdpa": "PyTorch's attention"}
+        peers = {"sdpa": ""}
         if case == "packed":
-            peers = {SDPA_MASKED: "PyTorch's, dense mask", "sdpa": "PyTorch's, per document"}
-        for name, peer in peers.items():
+            peers = {SDPA_MASKED: " with a dense mask", "sdpa": " by document"}
+        for name, way in peers.items():
             ours, theirs = by_name["tiled"].milliseconds, by_name[name].milliseconds
-            what = f"{SHORT_TITLES[case]}, {longest:,} tokens: {peer} time ÷ ours"
-            figures.append(beside(what, ours, theirs, peer, "ms", value=theirs / ours))
+            what = f"{SHORT_TITLES[case]}, {longest:,} tokens: PyTorch's time{way} ÷ ours"
+            figures.append(beside(what, ours, theirs, "PyTorch", "ms", value=theirs / ours))
     growth = Figure(what="memory at twice the length, the greatest factor", value=max(factors), most=GROWTH_TARGET)
     return [*figures, *([growth] if factors else [])]
 

@@ -77,7 +77,7 @@ def number(value: float) -> str:
     """With as many digits as mean something."""
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 0.1 else f"{value:.2g}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}"
 
 
 def exit_if_missed(figures: Iterable[Figure]) -> None:

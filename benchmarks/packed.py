@@ -83,9 +83,9 @@ def judge(rows: Sequence[dict[str, Any]]) -> list[Figure]:
     for row in (row for row in rows if row["weights"].endswith("compiled")):
         full, packed = row["perplexity"]
         name = f"{row['model']}, {row['weights'].partition(',')[0]}: perplexity ÷"
-        made.append(beside(f"{name} full precision", packed, full, "full precision", "perplexity"))
+        made.append(beside(f"{name} full precision", packed, full, "full precision", ""))
         if row["model"] in peers and "int4" in row["weights"]:
-            made.append(beside(f"{name} llama.cpp's Q4_1", packed, peers[row["model"]], "llama.cpp", "perplexity"))
+            made.append(beside(f"{name} llama.cpp's Q4_1", packed, peers[row["model"]], "llama.cpp", ""))
     return made
 
 

@@ -60,7 +60,7 @@ def main() -> None:
 
 def judge(results: Results) -> list[Figure]:
     """Memory and perplexity beside full precision."""
-    units = {"layers_mb": ("layers", "MB"), "perplexity": ("perplexity", "perplexity")}
+    units = {"layers_mb": ("layers", "MB"), "perplexity": ("perplexity", "")}
     return [
         beside(f"{kind}: {what} ÷ fp32", results[kind][name], results["none"][name], "fp32", unit)
         for kind in KINDS

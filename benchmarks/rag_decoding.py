@@ -286,7 +286,7 @@ def judge(speed: dict[str, Any], cost: dict[str, Any]) -> list[Figure]:
     for name, row in speed.items():
         for side, ratio in row["ratios"].items():
             rates = (row["questions_per_s"]["arriero"], row["questions_per_s"][side])
-            what = f"RAG-{name}: {side if side == 'transformers' else f'transformers, {side}'}: time ÷ ours"
+            what = f"RAG-{name}: transformers' {'time' if side == 'transformers' else 'beam search alone'} ÷ ours"
             least = SPEED_TARGET if side == "transformers" and "Thorough" not in name else None
             made.append(beside(what, *rates, "transformers", "questions/s", value=ratio["median"], least=least))
     for name, row in cost.items():

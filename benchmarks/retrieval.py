@@ -87,7 +87,7 @@ def judge(result: dict[str, Any]) -> list[Figure]:
         for ours, peer in PEERS.items():
             if peer in table and table[peer]["mrr"]:
                 what = f"{title}, {ours}: MRR ÷ {peer}"
-                made.append(beside(what, table[ours]["mrr"], table[peer]["mrr"], peer, "MRR"))
+                made.append(beside(what, table[ours]["mrr"], table[peer]["mrr"], peer, ""))
     rates = result["speed"]["passages_per_s"]
     for peer in (name for name in rates if name != "arriero"):
         made.append(beside(f"encoding ÷ {peer}", rates["arriero"], rates[peer], peer, "passages/s"))

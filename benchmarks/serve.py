@@ -309,7 +309,7 @@ def judge(found: dict[str, Any]) -> list[Figure]:
         made.append(beside(what, 1e3 * cached, 1e3 * cold, "arriero, cold", "ms", value=share, most=0.10))
     if {INT4, LLAMA} <= (perplexity := found.get("perplexity", {})).keys():
         what = "perplexity: int4 ÷ llama.cpp"
-        made.append(beside(what, perplexity[INT4], perplexity[LLAMA], LLAMA, "perplexity", most=1.01))
+        made.append(beside(what, perplexity[INT4], perplexity[LLAMA], LLAMA, "", most=1.01))
     return made
 
 
