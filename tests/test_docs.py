@@ -22,6 +22,8 @@ from tests.documentation import (
     symbols,
 )
 
+DOCS = ROOT / "docs"
+CHINESE = [page for page in PAGES if page.is_relative_to(DOCS / "zh")]
 PAPERS = [page for page in PAGES if page.parent.name == "papers" and page.stem != "index"]
 
 
@@ -102,3 +104,20 @@ def test_the_chinese_readme_has_the_commands_and_parts_of_the_english_one():
     assert re.findall(r"^```(\w+)", chinese, re.MULTILINE) == re.findall(r"^```(\w+)", english, re.MULTILINE)
     assert len(re.findall("^## ", chinese, re.MULTILINE)) == len(re.findall("^## ", english, re.MULTILINE))
     assert len(re.findall(r"^- \*\*", chinese, re.MULTILINE)) == len(re.findall(r"^- \*\*", english, re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", CHINESE, ids=name_of)
+def test_a_chinese_page_has_the_commands_and_parts_of_its_english_twin(page: Path):
+    twin = DOCS / page.relative_to(DOCS / "zh")
+    chinese, english = (path.read_text(encoding="utf-8") for path in (page, twin))
+    wanted = commands(english)
+    assert [words for words in commands(chinese) if words in wanted] == wanted  # beside them is what Chinese text needs
+    for part in ("## ", "```(?:text|json|python|toml|yaml)", r"!\["):
+        ours, theirs = (len(re.findall(f"^{part}", text, re.MULTILINE)) for text in (chinese, english))
+        assert ours == theirs, f"{name_of(page)} has {ours} of {part}, {name_of(twin)} has {theirs}"
+
+
+def test_every_page_of_the_road_but_the_clusters_has_a_chinese_twin():
+    road = {path for path, _ in links(DOCS / "tutorials" / "index.md")}
+    assert len(road) == 7
+    assert all((DOCS / "zh" / path.relative_to(DOCS)).exists() for path in road)
