@@ -4,10 +4,12 @@ import bz2
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,10 +22,13 @@ pytest.importorskip("resiliparse")
 pytest.importorskip("zstandard")
 
 from arriero.common.errors import ArrieroError
+from arriero.corpus import recipes
+from arriero.corpus.document import Each
 from arriero.corpus.ledger import Ledger
+from arriero.corpus.recipes import build_recipe
 from arriero.corpus.rows import read_rows
 from arriero.corpus.run import ExecutorConfig, make_corpus
-from arriero.corpus.source import SourceConfig
+from arriero.corpus.source import Kind, SourceConfig
 
 pytestmark = pytest.mark.weights
 
@@ -144,8 +149,18 @@ def _files(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def made(sources: dict[str, SourceConfig], tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """By this process, from which no way leads into a network."""
     folder = tmp_path_factory.mktemp("corpus")
-    return folder, make_corpus(folder, sources, executor=ExecutorConfig(workers=1))
+    connect = socket.socket.connect
+
+    def within(self: socket.socket, address: Any) -> None:
+        assert self.family == socket.AF_UNIX, f"a recipe asks {address}"
+        connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", None)
+        patch.setattr(socket.socket, "connect", within)
+        return folder, make_corpus(folder, sources, executor=ExecutorConfig(workers=1))
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -171,6 +186,37 @@ def test_every_document_says_where_it_comes_from(made: Made, kind: str) -> None:
         assert row["text"].strip()
         assert row["origin"]
         assert row["steps"]
+
+
+ORDER = {
+    "commoncrawl": [
+        *("text by resiliparse", "shortest", "repeated paragraphs (ccnet)", "language 0.5"),
+        *("perplexity", "classifier 0.25"),
+    ],
+    "c4": ["text by resiliparse", "c4-code", "language en 0.99", "repeated paragraphs (c4-code)"],
+    "github": ["exact duplicates", "code"],
+    "wikipedia": ["wikitext"],
+    "books": ["gutenberg", "near duplicates 0.8 0.9"],
+    "arxiv": ["latex"],
+    "stackexchange": ["posts"],
+}
+
+
+@pytest.mark.parametrize("kind", ORDER)
+def test_the_steps_stand_in_llamas_order_with_its_thresholds(monkeypatch: pytest.MonkeyPatch, kind: Kind) -> None:
+    monkeypatch.setattr(recipes, "Language", lambda wanted, least: named(" ".join(["language", *wanted, f"{least}"])))
+    monkeypatch.setattr(recipes, "ByPerplexity", lambda folder, keep: named("perplexity"))
+    monkeypatch.setattr(recipes, "ByClassifier", lambda folder, least: named(f"classifier {least}"))
+    monkeypatch.setattr(
+        recipes, "NearDuplicates", lambda *shares: named(" ".join(map(str, ["near duplicates", *shares])))
+    )
+    models = {"perplexity": Path("lm"), "classifier": Path("c")} if kind == "commoncrawl" else {}
+    steps = build_recipe(SourceConfig(kind=kind, paths=(Path("x"),), **models)).steps
+    assert [step.name for step in steps] == ORDER[kind]
+
+
+def named(name: str) -> Each:
+    return Each(name, lambda document: document)
 
 
 def test_private_data_of_ones_own_files_is_marked(made: Made) -> None:
