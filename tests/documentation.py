@@ -36,6 +36,12 @@ def commands(text: str) -> list[list[str]]:
     return [words for line in lines if (words := _own_words(line))]
 
 
+def typed(text: str) -> list[str]:
+    """The lines of shell blocks, of any program, without comments."""
+    shell = re.sub(r"\\\n\s*", "", "\n".join(lines for _, lines in blocks(text, "sh")))
+    return [line for raw in shell.splitlines() if (line := raw.partition("  #")[0].strip())]
+
+
 def mentions(text: str) -> list[list[str]]:
     """The words of each `arriero …` between backticks that says more than a command's name; it may leave words out."""
     found = re.findall(r"(?<!`)`([^`\n|…]+)`(?!`)", text)

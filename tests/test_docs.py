@@ -20,6 +20,7 @@ from tests.documentation import (
     name_of,
     parse_command,
     symbols,
+    typed,
 )
 
 DOCS = ROOT / "docs"
@@ -100,7 +101,7 @@ def test_two_pieces_of_a_file_are_found_in_their_order_only():
 
 def test_the_chinese_readme_has_the_commands_and_parts_of_the_english_one():
     english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
-    assert commands(chinese) == commands(english)
+    assert typed(chinese) == typed(english)
     assert re.findall(r"^```(\w+)", chinese, re.MULTILINE) == re.findall(r"^```(\w+)", english, re.MULTILINE)
     assert len(re.findall("^## ", chinese, re.MULTILINE)) == len(re.findall("^## ", english, re.MULTILINE))
     assert len(re.findall(r"^- \*\*", chinese, re.MULTILINE)) == len(re.findall(r"^- \*\*", english, re.MULTILINE))
@@ -110,8 +111,8 @@ def test_the_chinese_readme_has_the_commands_and_parts_of_the_english_one():
 def test_a_chinese_page_has_the_commands_and_parts_of_its_english_twin(page: Path):
     twin = DOCS / page.relative_to(DOCS / "zh")
     chinese, english = (path.read_text(encoding="utf-8") for path in (page, twin))
-    wanted = commands(english)
-    assert [words for words in commands(chinese) if words in wanted] == wanted  # beside them is what Chinese text needs
+    wanted = typed(english)
+    assert [line for line in typed(chinese) if line in wanted] == wanted  # beside them is what Chinese text needs
     for part in ("## ", "```(?:text|json|python|toml|yaml)", r"!\["):
         ours, theirs = (len(re.findall(f"^{part}", text, re.MULTILINE)) for text in (chinese, english))
         assert ours == theirs, f"{name_of(page)} has {ours} of {part}, {name_of(twin)} has {theirs}"
