@@ -12,6 +12,7 @@ likewise. The same command again goes on where it was stopped, and does again wh
 """
 
 import argparse
+import contextlib
 import datetime
 import json
 import os
@@ -86,6 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ArrieroError as error:
         print(f"benchmarks/run.py: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nstopped: the same command goes on from here", file=sys.stderr)
+        return 130
     for line in failed:
         print(f"not measured: {line}", file=sys.stderr)
     return 1 if failed else 0
@@ -201,18 +205,32 @@ def measure(one: Benchmark, words: Sequence[str], settings: Settings, ready: Rea
         environment |= {"OMP_NUM_THREADS": str(settings.threads)}
     if one.name == "attention":
         environment.setdefault("GOMP_SPINCOUNT", "1000")  # as the `arriero` command sets it
-    settings.results.mkdir(parents=True, exist_ok=True)
-    log = settings.peers / "logs" / f"{one.name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w", encoding="utf-8") as errors:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+    folder = settings.peers / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    told, log = folder / f"{one.name}.json", folder / f"{one.name}.log"
+    with told.open("w", encoding="utf-8") as output, log.open("w", encoding="utf-8") as errors:
+        status = wait_for(subprocess.Popen(command, stdout=output, stderr=errors, env=environment))
     try:
-        figures = json.loads(done.stdout)["targets"]
+        figures = json.loads(told.read_text("utf-8"))["targets"]
     except (ValueError, KeyError, TypeError) as error:
         said = [line.strip() for line in log.read_text("utf-8", "replace").splitlines() if line.strip()]
         last = said[-1] if said else "it said nothing"
-        raise NotMeasuredError(f"it ended with {done.returncode}: {last} (all of it: {log})") from error
+        raise NotMeasuredError(f"it ended with {status}: {last} (all of it: {log})") from error
     return list(figures)
+
+
+def wait_for(process: subprocess.Popen[bytes]) -> int:
+    """Its status; on a terminal the minutes so far. It ends with us."""
+    began = time.monotonic()
+    try:
+        while process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=1)
+            if sys.stderr.isatty():
+                print(f"  {(time.monotonic() - began) / 60:.1f} min", end="\r", file=sys.stderr, flush=True)
+    finally:
+        process.terminate()
+    return process.wait()
 
 
 def arguments(one: Benchmark, settings: Settings, ready: Ready | None) -> list[str]:

@@ -270,3 +270,13 @@ def test_bad_options_are_one_line(capsys):
     assert "poetry" in capsys.readouterr().err
     assert run.main(["--list", "--only", "corpus"]) == 0
     assert "corpus" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_says_how_it_goes_on(monkeypatch, tmp_path, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "run_one", interrupted)
+    monkeypatch.setattr(run, "HERE", tmp_path)
+    assert run.main(["--only", "index", "--again", "--peers", str(tmp_path)]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
