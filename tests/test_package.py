@@ -29,6 +29,16 @@ def test_every_name_is_at_home_where_type_checkers_find_it():
     assert set(arriero.__all__) <= set(dir(arriero))
 
 
+def test_the_environment_is_built_of_pinned_wheels_alone():
+    """No compiler is needed to install it."""
+    root = Path(__file__).parents[1]
+    installs = [line for line in (root / "Makefile").read_text().splitlines() if "--requirement" in line]
+    assert installs
+    assert all("--only-binary :all:" in line for line in installs)
+    pins = [line for line in (root / "requirements.lock").read_text().splitlines() if line and line[0] != "#"]
+    assert all("==" in line for line in pins)
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'Modle'"):
         _ = arriero.Modle

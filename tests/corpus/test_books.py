@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from arriero.corpus import books
 from arriero.corpus.books import PUBLIC_DOMAIN, clean_book, read_book
 from arriero.corpus.document import Document
 
@@ -103,6 +104,15 @@ def test_credits_go_but_never_the_book() -> None:
     made_by = "Produced by A B\r\nand C\r\n \r\nE-text prepared by D\r\n\r\n"
     assert clean(f"{START}{made_by}Chapter 1\r\nText").text == "Chapter 1\nText"
     assert clean(f"{START}Produced by A\r\n" + "line of a book\r\n" * 500).text.endswith("book")
+
+
+def test_a_book_without_end_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(books, "MAX_BYTES", 1000)
+    (tmp_path / "x.txt").write_bytes(b"x" * 1001)
+    (tmp_path / "y.txt.gz").write_bytes(gzip.compress(b"x" * 5000))
+    (tmp_path / "z.txt").write_bytes(b"x" * 1000)
+    found = [next(read_book(tmp_path / name, name)).dropped for name in ("x.txt", "y.txt.gz", "z.txt")]
+    assert found == ["books: longer than 64 MiB"] * 2 + [None]
 
 
 def test_half_a_gzip_is_told(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from arriero.corpus import github
 from arriero.corpus.code import clean_code, count_signs, is_code, why_drop, without_header
 from arriero.corpus.document import Document
 from arriero.corpus.github import LICENCES, CodeReader, repository_licence
@@ -127,6 +128,12 @@ def test_the_extensions_are_an_option(tmp_path: Path) -> None:
     (tmp_path / "a.odd").write_text(CODE)
     found = {d.origin: d.dropped for d in CodeReader((), extensions=("odd",))(tmp_path, "x")}
     assert found == {"x/a.odd": None, "x/a.py": "github: no code (extension)"}
+
+
+def test_a_file_without_end_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(github, "MAX_BYTES", 1000)
+    (tmp_path / "x.py").write_text("x" * 1001)
+    assert [document.dropped for document in CodeReader(())(tmp_path, "x")] == ["github: longer than 64 MiB"]
 
 
 def test_names_of_odd_bytes_are_read(tmp_path: Path) -> None:

@@ -58,6 +58,17 @@ def test_a_line_beyond_the_limit_is_read_over_without_being_held(
     assert told(tmp_path / "x.jsonl") == ["a", "json: longer than 64 MiB", "b", "json: longer than 64 MiB"]
 
 
+def test_pages_and_rows_beyond_the_limit_are_dropped_by_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+    monkeypatch.setattr(jsonl, "MAX_BYTES", 100)
+    (tmp_path / "x.html").write_text("x" * 101)
+    assert [document.dropped for document in read_pages(tmp_path / "x.html", "x")] == ["html: longer than 64 MiB"]
+    parquet.write_table(pyarrow.table({"text": ["a", "x" * 101, "b"]}), tmp_path / "x.parquet")
+    assert told(tmp_path / "x.parquet") == ["a", "parquet: longer than 64 MiB", "b"]
+
+
 def test_half_a_gzip_gives_the_lines_before_and_says_so(tmp_path: Path) -> None:
     data = gzip.compress(b"".join(json.dumps({"text": f"line {n * 7919}"}).encode() + b"\n" for n in range(5000)))
     (tmp_path / "x.json.gz").write_bytes(data[: len(data) // 2])

@@ -3,6 +3,7 @@
 import itertools
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,10 +48,11 @@ def test_it_comes_back_from_its_file(tmp_path: Path) -> None:
     assert Ledger.load(tmp_path / "ledger.json") == account(DOCUMENTS)
 
 
-def test_words_of_scripts_without_spaces_are_counted() -> None:
+@pytest.mark.parametrize(("text", "words"), [("hello 世界", 3), ("สวัสดี", 6), ("こんにちは", 5), ("안녕 세계", 2)])
+def test_words_of_scripts_without_spaces_are_counted(text: str, words: int) -> None:
     ledger = Ledger()
-    ledger.keep(Document(id="x", text="hello 世界", origin="o"), "")
-    assert ledger.words == 3
+    ledger.keep(Document(id="x", text=text, origin="o"), "")
+    assert ledger.words == words
 
 
 def test_samples_are_few_and_short() -> None:

@@ -1,5 +1,9 @@
 """The kernels behind autograd, and what they refuse."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -39,6 +43,18 @@ def test_the_backward_pass_weighs_as_the_forward_pass_did_however_large_the_scor
     upstream = torch.randn(q.shape, generator=torch.Generator().manual_seed(1)).to(q)
     _, _, grad_v = torch.autograd.grad(out, leaves, upstream)
     torch.testing.assert_close(grad_v[:, 3], upstream.sum(1), atol=5e-6, rtol=1e-6)  # each weight is 1
+
+
+@pytest.mark.parametrize("interpret", ["0", "1"])
+def test_attention_brings_no_triton_and_the_kernels_ask_no_driver_when_they_are_imported(interpret):
+    code = (
+        "import sys, arriero.kernels.attention, arriero.kernels.paged; assert 'triton' not in sys.modules; "
+        "import arriero.kernels.flash, arriero.kernels.flash_backward, arriero.kernels.flash_decode; "
+        "import triton, torch; assert set(vars(triton.runtime.driver).values()) == {None}; "
+        "assert not torch.cuda.is_initialized()"
+    )
+    environment = os.environ | {"TRITON_INTERPRET": interpret}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
 def test_second_derivatives_are_refused(triton_device):

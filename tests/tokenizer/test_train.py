@@ -54,6 +54,7 @@ def test_ids_are_laid_out_as_llamas(trained: TrainedBpe, tokenizer: Tokenizer):
     assert (tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 1, 2)
     assert tokenizer.special_ids == {0, 1, 2, 3}
     assert (tokenizer.add_bos, tokenizer.add_eos) == (True, False)
+    assert BpeOptions().vocab_size == 32_000
 
 
 def test_every_text_comes_back_as_it_was(tokenizer: Tokenizer, mixed_lines: list[str]):
