@@ -25,11 +25,13 @@ def test_it_tells_what_is_here_and_succeeds(run, monkeypatch, tmp_path):
 
 
 def test_a_missing_extra_is_told_with_what_installs_it(run, monkeypatch):
-    extras = [Extra("", ("torch",), ()), Extra("rag", ("faiss-cpu",), ("faiss-cpu<2,>=1.9",))]
+    rag = Extra("rag", ("faiss-cpu",), ("faiss-cpu<2,>=1.9",))
+    extras = [Extra("", ("torch",), ()), Extra("dev", ("ruff",), ("ruff<0.18,>=0.8",)), rag]
     monkeypatch.setattr(doctor_facts, "read_extras", lambda: extras)
     code, out, _ = run("doctor")
     assert code == 0
     assert "pip install 'arriero[rag]'  for faiss-cpu<2,>=1.9" in out
+    assert "ruff" not in out  # for work on arriero itself
 
 
 def test_what_all_commands_need_and_is_broken_is_one_line_and_exit_code_1(run, monkeypatch):

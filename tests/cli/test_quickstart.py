@@ -1,6 +1,7 @@
 """`arriero quickstart`: the questions that it shows off are answered rightly, every time."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -30,6 +31,17 @@ def test_a_missing_model_cannot_be_brought_without_a_network(run, monkeypatch, t
     assert (code, out) == (2, "")
     assert err.splitlines()[-1].startswith("arriero: error: ")
     assert not (tmp_path / "arriero-quickstart").exists()
+
+
+def test_packages_that_are_missing_are_told_at_once_and_only_where_a_stage_needs_them(run, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "datatrove", None)
+    code, out, err = run("quickstart")
+    assert (code, out) == (2, "")
+    wanted = "`arriero quickstart` needs 'datatrove': pip install 'arriero[rag,corpus,plots]'"
+    assert err == f"arriero: error: {wanted}\n"
+    assert not any(tmp_path.iterdir())
+    assert "ppo needs what rejection makes" in run("quickstart", "--only", "ppo").err
 
 
 @pytest.mark.slow

@@ -76,3 +76,11 @@ def test_a_damaged_record_is_told(road, text):
     (road / "stages" / "ppo.json").write_text(text)
     with pytest.raises(FormatError, match="damaged"):
         render_road(road)
+
+
+def test_a_quote_is_one_paragraph(road):
+    citation = {"number": 1, "document": "assert.rst", "quote": "it is\n   so."}
+    answer = {"question": "Is it?", "text": "It is. [1]", "citations": [citation]}
+    (road / "answers.json").write_text(json.dumps({"answers": [answer]}))
+    (road / "stages" / "answer.json").write_text(json.dumps(RECORD | {"name": "answer", "runs": []}))
+    assert "“it is so.”" in render_road(road)

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 SHOWN = ("smollm2-135m", "llama2-7b", "llama2-13b", "llama-33b", "llama2-70b")
 """A preset of each size."""
+_OURS = ("dev", "docs")
+"""Extras for work on arriero itself, which `make` installs."""
 _LOOPBACK = "127.0.0.1"
 
 
 def gather() -> dict[str, Any]:
     """All of it, as JSON has it; what PyTorch is needed for is empty where that can't be imported."""
-    extras = read_extras()
+    extras = [extra for extra in read_extras() if extra.name not in _OURS]
     facts: dict[str, Any] = {
         "machine": _machine(),
         "gpus": [],
@@ -109,12 +111,14 @@ def _kernels() -> dict[str, str | None]:
 
     from arriero.common.device import pick_device
     from arriero.kernels.attention import IMPLEMENTATIONS, why_not
-    from arriero.kernels.native.build import why_not_native, will_compile
+    from arriero.kernels.native.build import kept_elsewhere, why_not_native, will_compile
     from arriero.kernels.options import Options
 
     device = pick_device()
     q = torch.empty(1, 1, 1, 64, device=device, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32)
     found = {f"attention by {name}": why_not(name, q, Options()) for name in IMPLEMENTATIONS}
+    if moved := kept_elsewhere():
+        found[f"a library for this CPU, though {moved}"] = None
     if will_compile():
         return found | {"compiled for this CPU, at first use": None}
     return found | {"compiled for this CPU": why_not_native()}

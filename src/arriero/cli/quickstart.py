@@ -4,9 +4,10 @@ import json
 import platform
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from arriero.cli.road.stage import FULL, Road, StageName
 from arriero.cli.road.stages import ANSWER
 from arriero.cli.road.texts import topics
 from arriero.cli.road.walk import CARD, ORDER, RECORDS, choose, is_done, keep_record, walk
+from arriero.common.errors import MissingExtraError
 from arriero.common.files import atomic_file
 from arriero.model.source import DEFAULT_ENCODER, NAMED, resolve
 from arriero.model.source import get as fetch
@@ -38,7 +40,10 @@ QUESTIONS = (
     "What is the value of __debug__ under normal circumstances?",
 )
 """Questions that the default model answers rightly from Python's reference: a test says so."""
+_PACKAGES = {"answer": ("transformers", "faiss"), "corpus": ("datatrove", "fasttext"), "retriever": ("transformers",)}
+"""Packages of extras that stages need."""
 PAGE, ANSWERS = "card.html", "answers.json"
+_AHEAD = "(now to a model of your own: about {} minutes on two cores; after Ctrl-C the same command goes on)"
 _INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
@@ -76,6 +81,7 @@ def quickstart(config: QuickstartConfig) -> int:
       arriero quickstart --fast --skip lora
     """
     names = choose(config.only, config.skip, config.until)
+    _see_packages(names)
     answered: dict[str, Any] = {}
     if ANSWER.name in names:
         place = Road(path=config.out, size=FULL, device=config.device)
@@ -86,13 +92,29 @@ def quickstart(config: QuickstartConfig) -> int:
     whole = True
     if names != [ANSWER.name]:
         pace = take_pace(config.out, fast=config.fast)
-        whole = walk(Road(path=config.out, size=pace.size, device=config.device), names, config.only, quiet=config.json)
+        road = Road(path=config.out, size=pace.size, device=config.device)
+        if "pretrain" in names and not is_done(road, "pretrain"):
+            note(_AHEAD.format(5 if config.fast else 15))
+        whole = walk(road, names, config.only, quiet=config.json)
     card = _write_card(config.out) if CARD in names else None
     if config.json:
         print_json({**answered, "stages": _records(config.out), "card": card, "interrupted": not whole})
     elif whole:
         _tell_next(config, names, card)
     return 0 if whole else _INTERRUPTED
+
+
+def _see_packages(names: Sequence[str]) -> None:
+    """That what stages import is installed, before anything is fetched or made.
+
+    Raises:
+        MissingExtraError: it is not.
+    """
+    wanted = dict.fromkeys(package for name in names for package in _PACKAGES.get(name, ()))
+    missing = [package for package in wanted if find_spec(package) is None]
+    if missing:
+        lacking = ", ".join(f"'{package}'" for package in missing)
+        raise MissingExtraError(f"`arriero quickstart` needs {lacking}: pip install 'arriero[rag,corpus,plots]'")
 
 
 def _answer(config: QuickstartConfig) -> dict[str, Any]:

@@ -48,14 +48,13 @@ def render_road(folder: Path) -> str:
     records = sorted((_read(path) for path in (folder / "stages").glob("*.json")), key=lambda each: each["began"])
     missing = missing_extra()
     views = [_view(folder, record, missing) for record in records]
-    answers = folder / "answers.json"
     return render_page(
         "road.html",
         {"count": count, "short": short, "duration": duration, "size": size, "energy": energy, "carbon": carbon},
         title="The whole road",
         stages=views,
         tiles=_tiles(views),
-        answers=_read(answers)["answers"] if answers.is_file() else [],
+        answers=_answers(folder / "answers.json"),
         missing=missing,
         colours=COLOURS,
         pue=PUE,
@@ -81,6 +80,14 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise FormatError(f"{path} is damaged (no object in it): remove it, and give the same command again")
     return value
+
+
+def _answers(path: Path) -> list[dict[str, Any]]:
+    """What was answered, its quotes without the line ends of their documents."""
+    answers = _read(path)["answers"] if path.is_file() else []
+    for citation in (each for answer in answers for each in answer["citations"]):
+        citation["quote"] = " ".join(citation["quote"].split())
+    return list(answers)
 
 
 def _view(folder: Path, record: Mapping[str, Any], missing: str | None) -> dict[str, Any]:
