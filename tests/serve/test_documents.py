@@ -2,6 +2,7 @@
 
 import io
 import os
+import sqlite3
 import threading
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 from reportlab.pdfgen.canvas import Canvas
 
+from arriero.parsers.document import Document, Section
 from arriero.rag.collection import Collection
 from arriero.rag.passage import Passage
-from arriero.rag.store import DocumentRow
+from arriero.rag.store import FILE_NAME, DocumentRow
 from tests.serve.library import names, open_library, send, wait
 
 LUMO = b"The mayor of Lumo is Ada. Lumo lies by the sea. " * 5
@@ -85,6 +87,24 @@ class TestCollections:
         send(library, "books", ("lumo.txt", LUMO))
         with open_library(tmp_path, encoder) as other:
             assert names(other, "books") == ["lumo.txt"]
+
+    def test_what_another_program_makes_is_found_without_a_restart(self, library, tmp_path, encoder):
+        (tmp_path / "collections" / "no collection").mkdir()
+        for name in ("asked", "listed"):
+            with Collection.open(tmp_path / "collections" / name, encoder) as other:
+                other.add_documents([Document("lumo.txt", (Section(LUMO.decode()),))])
+            if name == "asked":
+                assert names(library, "asked") == ["lumo.txt"]
+        assert [row["name"] for row in library.get("/api/collections").json()] == ["books", "asked", "listed"]
+
+    def test_one_that_is_being_deleted_is_not_found_again(self, library, monkeypatch):
+        def wait(*_args: object) -> None:
+            assert library.get("/api/collections").json() == []
+            assert library.get("/api/collections/books/documents").status_code == 404
+
+        monkeypatch.setattr("arriero.serve.jobs.Jobs.cancel", wait)
+        assert library.delete("/api/collections/books").status_code == 204
+        assert library.app.state.service.leaving == set()
 
     def test_a_collection_of_the_users_own_is_not_deleted(self, tmp_path, encoder):
         (tmp_path / "mine.txt").write_bytes(LUMO)
@@ -270,6 +290,40 @@ class TestPassages:
     def test_others_are_refused(self, library):
         for number in ("0", "999", "-1", str(2**63), "9" * 5000, "x", "1.5"):
             assert library.get(f"/api/collections/books/passages/{number}").status_code in (400, 404)
+
+
+def test_an_error_names_the_collection_and_not_its_folder(tmp_path, encoder):
+    for name in ("books", "book"):
+        (tmp_path / "collections" / name).mkdir(parents=True)
+        (tmp_path / "collections" / name / FILE_NAME).write_bytes(b"no database" * 99)
+    with Collection.open(tmp_path / "collections" / "good", encoder) as collection:
+        collection.add([])
+    with open_library(tmp_path, encoder) as client:
+        answer = client.get("/api/collections/books/documents")
+        assert (answer.status_code, answer.json()["error"]["message"].partition(" (")[0]) == (
+            400, "'books' is damaged or no SQLite file"
+        )  # fmt: skip
+        listed = client.get("/api/collections").json()
+        assert [row["name"] for row in listed if "error" not in row] == ["good"]
+        assert str(tmp_path) not in str(listed)
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_a_full_disk_is_told_as_such_when_a_document_is_to_go(library, tmp_path, monkeypatch, indexed):
+    send(library, "books", ("lumo.txt", LUMO))
+
+    def full(*_args: object, **_named: object) -> None:
+        if indexed:
+            raise OSError(28, "No space left on device")
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("arriero.rag.index.FaissIndex.save" if indexed else "arriero.rag.store.Store.delete", full)
+        answer = library.delete("/api/collections/books/documents/lumo.txt")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (507, "storage")
+    assert str(tmp_path) not in answer.text
+    kept = tmp_path / "collections" / "books" / "files" / "lumo.txt"
+    assert (names(library, "books"), kept.exists()) == (([], False) if indexed else (["lumo.txt"], True))
 
 
 def test_ten_thousand_documents_are_listed(tmp_path, encoder):

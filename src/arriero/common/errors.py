@@ -26,6 +26,10 @@ class BusyError(ArrieroError):
     """Too much is waiting already; the same request may be served a moment later."""
 
 
+class StorageError(ArrieroError):
+    """The disk is full or fails, or may not be written; what was stored before is unharmed."""
+
+
 class MissingExtraError(ArrieroError):
     """An optional dependency is not installed; the message gives the install command."""
 

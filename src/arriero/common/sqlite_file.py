@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from arriero.common.errors import ArrieroError, FormatError
+from arriero.common.errors import BusyError, FormatError, StorageError
 from arriero.common.files import atomic_file
 
 _MAGIC = b"SQLite format 3\0"
@@ -83,7 +83,8 @@ def readable_errors(path: Path, what: str) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         if (mending := _mend(str(error))) is None:
             raise
-        raise ArrieroError(f"{what}: {mending}") from error
+        kind = BusyError if "locked" in str(error) else StorageError
+        raise kind(f"{what}: {mending}") from error
     except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
         raise
     except sqlite3.DatabaseError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from arriero.common.errors import ArrieroError
+from arriero.common.errors import StorageError
 from arriero.rag.index import HNSW_FROM, FaissIndex
 from arriero.rag.store import Store
 
@@ -46,7 +46,7 @@ class LiveIndex:
         """Write a snapshot if the store has changed since the last one; under the writer's lock.
 
         Raises:
-            ArrieroError: it could not be written. Nothing is lost: the index is built again from the store.
+            StorageError: it could not be written. Nothing is lost: the index is built again from the store.
         """
         with self._store.read():
             self.get()
@@ -59,7 +59,7 @@ class LiveIndex:
         try:
             index.save(self._path, generation=self._generation, token=token)
         except OSError as error:
-            raise ArrieroError(
+            raise StorageError(
                 f"the documents are stored, but the index in {self._path.parent} could not be written "
                 f"({error.strerror or error}); it is built again when needed"
             ) from error

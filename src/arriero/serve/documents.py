@@ -17,7 +17,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
-from arriero.common.errors import BusyError
+from arriero.common.errors import ArrieroError, BusyError
 from arriero.rag.collection import Collection
 from arriero.rag.sources import place, printable, same_name
 from arriero.rag.store import FILE_NAME, DocumentInfo
@@ -56,6 +56,8 @@ class CollectionInfo(BaseModel):
     name: str
     documents: int
     passages: int
+    error: str | None = None
+    """Why it cannot be read; its counts are 0 then."""
 
 
 class NewCollection(Asked):
@@ -119,13 +121,15 @@ class PassageInPage(BaseModel):
     end: int
 
 
-@router.get("/collections")
+@router.get("/collections", response_model_exclude_none=True)
 def list_collections(request: Request) -> list[CollectionInfo]:
     """All collections."""
-    return [_describe(served) for served in list(_service(request).collections.values())]
+    service = _service(request)
+    service.find_collections()
+    return [_describe(served) for served in service.collections.values()]
 
 
-@router.post("/collections", status_code=201)
+@router.post("/collections", status_code=201, response_model_exclude_none=True)
 def make_collection(new: NewCollection, request: Request) -> CollectionInfo:
     """Make an empty collection."""
     service = _service(request)
@@ -174,6 +178,8 @@ def delete_collection(name: str, request: Request) -> Response:
     except BusyError:
         _publish(service, name, served)
         raise
+    finally:
+        service.leaving.discard(name)
     return Response(status_code=204)
 
 
@@ -232,11 +238,14 @@ def delete_document(name: str, document: str, request: Request) -> Response:
         info = next((info for info in served.collection.list() if info.name == document), None)
         if info is None:
             raise ApiError(404, f"there is no document '{printable(document)}' in '{name}'", code="not_found")
-        with Collection.open(served.folder, wait_s=_WAIT_S) as writer:
-            writer.remove(info.name)
-        file = None if info.location is None else place(info.location, served.folder)
-        if file is not None and file.parent == kept_folder(served).resolve():
-            file.unlink(missing_ok=True)
+        try:
+            with Collection.open(served.folder, wait_s=_WAIT_S) as writer:
+                writer.remove(info.name)
+        finally:  # it may be gone though an error says that the index could not be written
+            gone = all(known.name != info.name for known in served.collection.list())
+            file = None if info.location is None else place(info.location, served.folder)
+            if gone and file is not None and file.parent == kept_folder(served).resolve():
+                file.unlink(missing_ok=True)
     return Response(status_code=204)
 
 
@@ -262,10 +271,12 @@ def _service(request: Request) -> Service:
 
 
 def _publish(service: Service, name: str, served: ServedCollection | None) -> None:
-    """Let all find a collection, or nobody. The dictionary is replaced: others may be going through it."""
-    with service.changing:
+    """Let all find a collection, or nobody."""
+    with service.shelving:
         if served is None and name not in service.collections:
             raise ApiError(404, f"there is no collection '{name}' any more", code="not_found")
+        if served is None:
+            service.leaving.add(name)
         others = {known: each for known, each in service.collections.items() if known != name}
         service.collections = others if served is None else others | {name: served}
 
@@ -276,8 +287,12 @@ def _jobs(request: Request) -> Jobs:
 
 
 def _describe(served: ServedCollection) -> CollectionInfo:
-    store = served.collection.store
-    return CollectionInfo(name=served.name, documents=store.document_count(), passages=store.passage_count())
+    try:
+        store = served.collection.store
+        documents, passages = store.document_count(), store.passage_count()
+    except ArrieroError as error:  # one that is damaged hides no others
+        return CollectionInfo(name=served.name, documents=0, passages=0, error=served.without_folder(str(error)))
+    return CollectionInfo(name=served.name, documents=documents, passages=passages)
 
 
 def _size(info: DocumentInfo, folder: FilePath) -> int | None:

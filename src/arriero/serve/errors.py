@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from arriero.common.errors import ArrieroError, BusyError, MissingExtraError, NotFoundError
+from arriero.common.errors import ArrieroError, BusyError, MissingExtraError, NotFoundError, StorageError
 
 RETRY_AFTER_S = 1
 """What a client is told to wait when the queue is full."""
@@ -82,6 +82,8 @@ def as_api_error(error: BaseException) -> ApiError:
             return ApiError(503, str(error), code="queue_full", headers={"Retry-After": str(RETRY_AFTER_S)})
         case NotFoundError():
             return ApiError(404, str(error), code="not_found")
+        case StorageError():
+            return ApiError(507, str(error), code="storage")
         case MissingExtraError():
             return ApiError(501, str(error), code="not_installed")
         case ArrieroError():
@@ -126,7 +128,9 @@ def install_handlers(app: FastAPI) -> None:
     """Have every error of the app answered in OpenAI's shape."""
 
     def answer(request: Request, error: Exception) -> JSONResponse:
-        return error_response(as_api_error(error))
+        told = as_api_error(error)
+        told.message = request.app.state.service.without_folders(told.message)
+        return error_response(told)
 
     def answer_invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)

@@ -16,7 +16,7 @@ import torch
 from fastapi import Request
 from fastapi.responses import Response
 
-from arriero.common.errors import BusyError, NotFoundError
+from arriero.common.errors import ArrieroError, BusyError, NotFoundError
 from arriero.generate.sampling import SamplingConfig
 from arriero.rag.answer import Answer, AnswerConfig, stream_answer
 from arriero.rag.citations import without_markers
@@ -144,6 +144,8 @@ class _Pieces:
             if not self._cancel.is_set():
                 self._answer(self._question)
         except Exception as error:  # it is told to whoever waits for the answer
+            if isinstance(error, ArrieroError):
+                error.args = (self._question.served.without_folder(str(error)),)
             self._tell(error)
         finally:
             self._service.questions.release()

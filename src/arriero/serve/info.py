@@ -52,6 +52,7 @@ class Info(BaseModel):
 async def info(request: Request) -> Info:
     """The server's version, what it serves, its limits."""
     service: Service = request.app.state.service
+    service.find_collections()
     settings = service.settings
     return Info(
         version=__version__,

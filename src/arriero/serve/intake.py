@@ -93,7 +93,7 @@ def take_in(collection: ServedCollection, files: Sequence[IncomingFile], check: 
     except ArrieroError as error:
         for file in files:
             if file.state == "waiting":
-                file.end("failed", str(error))
+                file.end("failed", collection.without_folder(str(error)))
 
 
 def kept_folder(collection: ServedCollection) -> Path:

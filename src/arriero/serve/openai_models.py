@@ -39,6 +39,7 @@ class ModelList(BaseModel):
 
 def list_models(service: Service) -> list[ModelCard]:
     """Base models, the default first, then adapters, then collections as `arriero:NAME`."""
+    service.find_collections()
     models, adapters = dict(service.models), list(service.adapters.values())
     default = service.default_model
     return [

@@ -1,8 +1,11 @@
 """What the server serves: models, their adapters, collections of documents, and where preferences and runs lie."""
 
+import os
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +19,7 @@ from arriero.common.hardware import total_memory
 from arriero.generate.engine import Engine
 from arriero.generate.live import Live
 from arriero.model.own_weights import own_weights
+from arriero.rag.store import FILE_NAME
 from arriero.serve.answerer import ServedAdapter
 from arriero.serve.settings import ServeSettings
 
@@ -42,6 +46,13 @@ class ServedCollection:
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Held by whoever changes the documents."""
 
+    def without_folder(self, message: str) -> str:
+        """An error's message with the collection's name where it has its folder: that is nothing to clients."""
+        for path in (self.folder / FILE_NAME, self.folder):
+            if len(path.parts) > 1:  # else it may be any word of the message
+                message = message.replace(str(path), f"'{self.name}'")
+        return message
+
 
 class Service:
     """All that requests share. Its attributes may be read by any thread."""
@@ -58,6 +69,11 @@ class Service:
         self.changing = threading.Lock()
         """Held while adapters come and go."""
         self.collections: dict[str, ServedCollection] = {}
+        """By name; replaced, never changed, as others may be going through it."""
+        self.shelving = threading.Lock()
+        """Held while collections come and go."""
+        self.leaving: set[str] = set()
+        """Names of collections that are being deleted, and are not to be found again meanwhile."""
         self.workers = ThreadPoolExecutor(settings.max_batch, "arriero-answer")
         """Answer from documents; `questions` says how many more may wait for them."""
         self.questions = threading.Semaphore(settings.max_batch + settings.max_waiting)
@@ -125,14 +141,28 @@ class Service:
 
     def open_collections(self) -> None:
         """Open what lies in the collections' folder, and the collections that the settings name beside it."""
+        self.find_collections()
+        with self.shelving:
+            self._open(dict(self.settings.documents))
+
+    def find_collections(self) -> None:
+        """Open what has come into the collections' folder, by whatever program; costs a look at its new subfolders."""
+        with self.shelving, suppress(FileNotFoundError):
+            known = self.collections.keys() | self.leaving | self.settings.documents.keys()
+            with os.scandir(self.settings.collections) as entries:
+                new = sorted(entry.name for entry in entries if entry.name not in known)
+            self._open({name: self.settings.collections / name for name in new})
+
+    def _open(self, folders: Mapping[str, Path]) -> None:
+        """Serve those of the folders that are collections, by their names."""
         from arriero.rag.collection import Collection
 
-        root = self.settings.collections
-        found = {path.name: path for path in sorted(root.iterdir())} if root.is_dir() else {}
-        for name, folder in (found | dict(self.settings.documents)).items():
-            collection = Collection.open(folder, device=self.settings.device)
-            if collection.exists:
-                self.collections[name] = ServedCollection(name=name, folder=folder, collection=collection)
+        opened = {name: Collection.open(folder, device=self.settings.device) for name, folder in folders.items()}
+        self.collections = self.collections | {
+            name: ServedCollection(name=name, folder=folders[name], collection=collection)
+            for name, collection in opened.items()
+            if collection.exists
+        }
 
     def warm_up(self) -> None:
         """Load what the first question to documents would wait for: libraries, and the first collection's encoder."""
@@ -145,6 +175,8 @@ class Service:
         Raises:
             NotFoundError: there is none of that name.
         """
+        if name not in self.collections:
+            self.find_collections()
         served = self.collections.get(name)
         if served is None:
             known = ", ".join(self.collections) or "none"
@@ -152,6 +184,12 @@ class Service:
                 f"there is no collection '{name}'{did_you_mean(name, self.collections)}: there is {known}"
             )
         return served
+
+    def without_folders(self, message: str) -> str:
+        """An error's message with the names of collections where it has their folders."""
+        for served in sorted(self.collections.values(), key=lambda served: -len(str(served.folder))):
+            message = served.without_folder(message)
+        return message
 
     def end_requests(self, patience_s: float = 0.0) -> None:
         """Take no more requests; those that run get so many seconds. A second call may be less patient."""
