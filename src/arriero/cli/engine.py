@@ -54,10 +54,12 @@ def load_engine(config: EngineConfig, *, speculate: int = 0) -> "Engine":
 def compile_kernels(device: str) -> None:
     """Compile the CPU's kernels where that was never done, and say what takes the seconds."""
     from arriero.common.device import pick_device
-    from arriero.kernels.native.build import why_not_native, will_compile
+    from arriero.kernels.native.build import kept_elsewhere, why_not_native, will_compile
 
     if pick_device(device).type == "cpu" and will_compile():
         note("compiling kernels for this processor: once, for some seconds")
+        if moved := kept_elsewhere():
+            note(moved)
         why_not_native()
 
 

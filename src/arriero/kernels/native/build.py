@@ -2,6 +2,7 @@
 
 Nothing is compiled on installation, and nothing needs it: without a compiler PyTorch's own operations serve. The
 library is found by a hash of sources, compiler, options and CPU, so that a home directory may be shared by machines.
+Where the cache is mounted noexec, it is kept in a folder of this user's alone below the temporary one.
 """
 
 import ctypes
@@ -9,7 +10,9 @@ import hashlib
 import os
 import platform
 import shutil
+import stat
 import subprocess
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -49,6 +52,18 @@ def will_compile() -> bool:
         return False
 
 
+def kept_elsewhere() -> str | None:
+    """Why they are not kept in the cache and where they are instead; None where they are in it, or nowhere."""
+    wanted = cache_folder() / "native"
+    try:
+        folder = _folder()
+    except (OSError, ArrieroError):  # `why_not_native` tells it
+        return None
+    if folder == wanted:
+        return None
+    return f"{wanted} is mounted noexec, so they are kept in {folder}: ARRIERO_CACHE=FOLDER moves the cache"
+
+
 @cache
 def _load() -> tuple[ctypes.CDLL | None, str | None]:
     if os.environ.get(SWITCH) == "0":
@@ -71,7 +86,34 @@ def _compiler() -> str | None:
 
 
 def _target(compiler: str) -> Path:
-    return cache_folder() / "native" / f"arriero-{_key(compiler)}.so"
+    return _folder() / f"arriero-{_key(compiler)}.so"
+
+
+def _folder() -> Path:
+    """Where the library is kept: in the cache, or where its mount forbids that, in a private temporary folder.
+
+    Raises:
+        ArrieroError: that folder is not this user's alone, or nothing may be executed there either.
+    """
+    kept = cache_folder() / "native"
+    if not _forbids_execution(kept):
+        return kept
+    private = Path(tempfile.gettempdir()) / f"arriero-native-{os.getuid()}"
+    private.mkdir(mode=0o700, exist_ok=True)
+    status = private.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise ArrieroError(f"{private} is no folder that only this user may enter: delete it")
+    if _forbids_execution(private):
+        raise ArrieroError(f"{kept} and {private} are mounted noexec: set ARRIERO_CACHE to a folder of another mount")
+    return private
+
+
+def _forbids_execution(folder: Path) -> bool:
+    """Whether the mount of a folder, which may not be there yet, lets no code be loaded; false where nobody tells."""
+    if not hasattr(os, "ST_NOEXEC"):
+        return False
+    there = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    return bool(os.statvfs(there).f_flag & os.ST_NOEXEC)
 
 
 def _compile(compiler: str, target: Path) -> None:
