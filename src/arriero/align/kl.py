@@ -47,10 +47,17 @@ class Controller(Protocol):
     """Who sets β."""
 
     @property
-    def beta(self) -> float: ...
-    def update(self, kl: float, answers: int) -> None: ...
-    def state_dict(self) -> dict[str, float]: ...
-    def load_state_dict(self, state: dict[str, float]) -> None: ...
+    def beta(self) -> float:
+        """What a nat of divergence costs now."""
+
+    def update(self, kl: float, answers: int) -> None:
+        """Learn of an iteration: its mean divergence in nats an answer, and how many answers it had."""
+
+    def state_dict(self) -> dict[str, float]:
+        """For a checkpoint."""
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """As the checkpoint had it."""
 
 
 class FixedBeta:

@@ -1,6 +1,6 @@
 """Who scores answers: a reward model, a rule, or a program of the user's own.
 
-    runs/helpful/adapter        a reward model, as `arriero align reward` makes, or any `load_reward_model` takes
+    runs/helpful/reward         a reward model, as `arriero align reward` makes, or any `load_reward_model` takes
     rule:concise                a rule of `rules.py`
     command:python judge.py     a program: it reads one JSON object {"prompt": messages, "response": text} a line from
                                 its standard input, and writes one number a line, in the same order

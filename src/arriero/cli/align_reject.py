@@ -32,8 +32,8 @@ def reject(config: RejectCommand) -> int:
     killed; another model, reward or setting begins the next iteration.
 
     Examples:
-      arriero align reject runs/rs --prompts prompts.jsonl --reward runs/helpful/adapter
-      arriero align reject runs/rs --prompts prompts.jsonl --reward runs/helpful/adapter --model runs/rs/sft-001/adapter
+      arriero align reject runs/rs --prompts prompts.jsonl --reward runs/helpful/reward
+      arriero align reject runs/rs --prompts prompts.jsonl --reward runs/helpful/reward --model runs/rs/sft-001/adapter
       arriero align reject runs/rs --prompts prompts.txt --reward rule:concise --samples 32 --temperatures 0.7,1.0,1.3
     """
     from arriero.align.rejection_run import reject as run_iteration

@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from arriero.cli.engine import DEFAULT_MODEL
 from arriero.cli.options import positional
 from arriero.cli.output import note, print_json, printable
 from arriero.common.errors import ArrieroError
+from arriero.model.choices import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from arriero.align.judge import Judged
@@ -120,7 +120,7 @@ def judge(config: JudgeConfig) -> int:
 
     Examples:
       arriero align judge preferences.sqlite --judge rule:concise
-      arriero align judge preferences.sqlite --judge runs/helpful/adapter --safety runs/safe/adapter
+      arriero align judge preferences.sqlite --judge runs/helpful/reward --safety runs/safe/reward
       arriero align judge preferences.sqlite --judge "command:python my_judge.py"
     """
     from arriero.align.preferences import Preferences, this_week

@@ -1,20 +1,26 @@
-"""Which device and dtype a command runs on: asked for by name, never switched silently."""
+"""Which device and dtype a command runs on: asked for by name, never switched silently.
 
-from typing import Literal
+PyTorch is imported when one is picked, so that help, which names the dtypes, comes at once.
+"""
 
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from arriero.common.errors import ArrieroError
+
+if TYPE_CHECKING:
+    import torch
 
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 
-def pick_device(name: str = "auto") -> torch.device:
+def pick_device(name: str = "auto") -> "torch.device":
     """`auto` takes the first of CUDA, MPS, CPU; any other name is taken as it is.
 
     Raises:
         ArrieroError: the named device does not exist here.
     """
+    import torch
+
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -28,8 +34,14 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
-def pick_dtype(name: DTypeName, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 on CUDA and float32 elsewhere: on CPUs without AMX a bfloat16 product is the slower one."""
+def pick_dtype(name: DTypeName, device: "torch.device") -> "torch.dtype":
+    """`auto` is bfloat16 on CUDA and float32 elsewhere: on CPUs without AMX a bfloat16 product is the slower one.
+
+    Raises:
+        ArrieroError: no such dtype.
+    """
+    import torch
+
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     dtype = getattr(torch, name, None)

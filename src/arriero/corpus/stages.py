@@ -60,11 +60,18 @@ class Stage(Protocol):
     """Independent tasks."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What the bar and the logs call it."""
+        ...
 
     @property
     def tasks(self) -> int:
         """How many there are, known before anything runs."""
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of them are done."""
         ...
 
     def run(self, task: int) -> None:
@@ -148,8 +155,12 @@ class Read:
     def tasks(self) -> int:
         return len(self.work.groups)
 
+    @property
+    def complete(self) -> bool:
+        return all(self._done(task).exists() for task in range(self.tasks))
+
     def run(self, task: int) -> None:
-        done = self.work.phase(0) / f"{task:05d}.done"
+        done = self._done(task)
         if done.exists():
             return
         recipe = self.work.recipe()
@@ -169,6 +180,9 @@ class Read:
             parts[number] = max(parts.get(number, 0), int(path.read_text()))
         return sum((parts | whole).values()), total_bytes
 
+    def _done(self, task: int) -> Path:
+        return self.work.phase(0) / f"{task:05d}.done"
+
 
 @dataclass(frozen=True)
 class Resolve:
@@ -182,6 +196,10 @@ class Resolve:
     def name(self) -> str:
         return f"resolve-{self.phase}"
 
+    @property
+    def complete(self) -> bool:
+        return self.work.verdict(self.phase).exists()
+
     def run(self, task: int) -> None:
         verdict = self.work.verdict(self.phase)
         if verdict.exists():
@@ -192,7 +210,7 @@ class Resolve:
             step.resolve(sorted(self.work.phase(self.phase).glob("*.keys")), aside)
 
     def progress(self) -> tuple[int, int]:
-        return int(self.work.verdict(self.phase).exists()), 1
+        return int(self.complete), 1
 
 
 @dataclass(frozen=True)
@@ -206,6 +224,11 @@ class Refine:
     @property
     def name(self) -> str:
         return f"refine-{self.phase}"
+
+    @property
+    def complete(self) -> bool:
+        done, of = self.progress()
+        return done == of
 
     def run(self, task: int) -> None:
         recipe, before = self.work.recipe(), self.work.phase(self.phase - 1)
@@ -229,6 +252,10 @@ class Finish:
     name: str = "finish"
     tasks: int = 1
 
+    @property
+    def complete(self) -> bool:
+        return self.work.account.exists()
+
     def run(self, task: int) -> None:
         folders = sorted(self.work.folder.glob("phase-*"))
         if not self.work.account.exists():
@@ -238,7 +265,7 @@ class Finish:
             shutil.rmtree(folder)
 
     def progress(self) -> tuple[int, int]:
-        return int(self.work.account.exists()), 1
+        return int(self.complete), 1
 
 
 def _note(path: Path, number: int) -> None:

@@ -91,6 +91,9 @@ def butterfly(blocks: int, device: torch.device | str = "cpu") -> Tensor:
     The butterfly factors of a fast Fourier transform of size n mix the entries whose numbers differ in one bit; their
     flattened sum (Dao et al. 2021, "Pixelated Butterfly", arXiv 2112.00029) has the diagonal and all those pairs,
     1 + log2 n blocks a row. Where n is no power of two, the pattern of the next one is cut.
+
+    Raises:
+        ArrieroError: fewer than one block.
     """
     if blocks < 1:
         raise ArrieroError(f"blocks: expected 1 or more, got {blocks}")

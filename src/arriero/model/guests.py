@@ -62,7 +62,11 @@ class Guests(nn.ModuleDict):
         return cast(Change, self[active]) if active is not None and active in self else None
 
     def weight(self, host: nn.Module) -> Tensor:
-        """The module's matrix (O, C) with the active adapter's change in it, differentiable: for the chunked loss."""
+        """The module's matrix (O, C) with the active adapter's change in it, differentiable: for the chunked loss.
+
+        Raises:
+            ArrieroError: rows have adapters of their own, so that there is no one matrix.
+        """
         weight, change = weight_of(host), self.on
         if self.switch.rows is not None:
             raise ArrieroError("the loss of a batch with several adapters is not defined: activate one")

@@ -12,7 +12,11 @@ from arriero.parsers.markdown import markdown_sections
 
 
 def read_notebook(data: bytes, budget: Budget) -> Parsed:
-    """Markdown cells' headings are sections; code cells stay under the heading above them; outputs are left out."""
+    """Markdown cells' headings are sections; code cells stay under the heading above them; outputs are left out.
+
+    Raises:
+        FormatError: no Jupyter notebook.
+    """
     text, encoding = decode(data)
     notebook = _load(text)
     if not isinstance(notebook, dict):

@@ -40,7 +40,11 @@ def read_markdown(data: bytes, budget: Budget) -> Parsed:
 
 
 def markdown_sections(text: str, budget: Budget) -> list[Section]:
-    """The sections of a Markdown text (CommonMark and tables)."""
+    """The sections of a Markdown text (CommonMark and tables).
+
+    Raises:
+        FormatError: lists or quotes are nested too deep.
+    """
     markdown_it = require("markdown_it", extra="rag", purpose="reading Markdown")
     budget.characters(len(text))
     parser = markdown_it.MarkdownIt("commonmark", {"maxNesting": MAX_NESTING}).enable("table")

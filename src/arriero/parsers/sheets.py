@@ -38,7 +38,11 @@ def read_xlsx(data: bytes, budget: Budget) -> Parsed:
 
 
 def read_csv(data: bytes, budget: Budget) -> Parsed:
-    """One section of all rows; the delimiter is told from the first lines."""
+    """One section of all rows; the delimiter is told from the first lines.
+
+    Raises:
+        FormatError: broken CSV.
+    """
     text, encoding = decode(data)
     csv.field_size_limit(budget.limits.max_characters)
     try:

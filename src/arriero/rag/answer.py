@@ -9,63 +9,30 @@ import dataclasses
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from arriero.common.errors import ArrieroError, NotFoundError
 from arriero.generate.request import Request
-from arriero.generate.sampling import SamplingConfig
+from arriero.rag.answer_config import AnswerConfig
 from arriero.rag.answer_text import answer_html, answer_text
 from arriero.rag.citations import Citation, Grounded, Grounder
 from arriero.rag.collection import Collection
 from arriero.rag.contracts import ChatModel
 from arriero.rag.excerpt import pick_sentences
 from arriero.rag.prompt import Prompt, Turn, build_prompt
-from arriero.rag.search import Hit, Mode
+from arriero.rag.search import Hit
 
 REFUSAL = "The documents do not answer this question."
 
 PASSAGES = 4
 """Retrieved for a question where nothing else is asked for."""
 
-REFUSAL_SCORE = 0.33
-"""Of the best passage's inner product with the question (all-MiniLM-L6-v2). Below it fall 2% of XQuAD's 925 questions
-to their own documents and none of 48 about Python to Python's reference; and 97% and 92% of them to the other
-documents."""
 
 NEAR_SHARE = 0.9
 """Of the inner product that the question before reached: what a follow-up together with it reaches at least. So it was
 for 22 of 23 follow-ups to Python's reference and to a household's notes, and for 2 of 22 questions about other things,
 13 of which would else have been answered from the passages of the question before (all-MiniLM-L6-v2)."""
-
-
-def _sampling() -> SamplingConfig:
-    return SamplingConfig(max_tokens=120, stop=("\n\n",))  # a small model's second paragraph repeats the first
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnswerConfig:
-    """How questions are answered."""
-
-    k: int | None = None
-    """Passages that are retrieved; default: 4, or what a RAG model was trained with."""
-    sentences: int = 2
-    """Sentences of them, nearest to the question, that the model reads; 0 = the passages whole, for larger models."""
-    retrieval: Mode = "hybrid"
-    """dense (meaning), bm25 (words), or hybrid (both, fused by rank)."""
-    threshold: float = REFUSAL_SCORE
-    """Refuse when no passage's inner product with the question reaches this; -1 never refuses."""
-    instruction: str = ""
-    """What the answer must also keep to, such as a language or a tone."""
-    sampling: SamplingConfig = field(default_factory=_sampling)
-
-    def __post_init__(self) -> None:
-        if self.k is not None and self.k < 1:
-            raise ArrieroError(f"k must be at least 1, not {self.k}")
-        if self.sentences < 0:
-            raise ArrieroError(f"sentences must be 0 (passages whole) or above, not {self.sentences}")
-        if self.sampling.n != 1:
-            raise ArrieroError(f"a question has one answer: expected n = 1, got {self.sampling.n}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +120,9 @@ def stream_answer(
     """`ask` in pieces of text, and the `Answer` last; the pieces joined are its text.
 
     A sentence is given when it is complete, with its marker.
+
+    Raises:
+        ArrieroError: the question is empty.
     """
     config = config or AnswerConfig()
     if not question.strip():
@@ -199,6 +169,9 @@ def retrieve(
     In a talk a follow-up ('And when?') means little alone, so it is asked for together with the question before it too,
     and of the two lists the one with the nearer best passage is taken; the latter only if its words don't lead away
     from what the question before found (`NEAR_SHARE`): another subject is no follow-up.
+
+    Raises:
+        NotFoundError: no document matches the filters.
     """
 
     def search(query: str) -> list[Hit]:

@@ -63,7 +63,11 @@ class Draft:
 
 
 def write_prompt(tokenizer: Tokenizer, text: str, *, room: int) -> list[int]:
-    """The chat that asks for a question about a text, whose end is cut where it does not fit; the answer is begun."""
+    """The chat that asks for a question about a text, whose end is cut where it does not fit; the answer is begun.
+
+    Raises:
+        ArrieroError: beside its instructions the context has too little room for a passage.
+    """
 
     def encode(shown: str) -> list[int]:
         messages: list[Message] = [{"role": "system", "content": SYSTEM}]

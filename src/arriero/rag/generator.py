@@ -75,7 +75,8 @@ class Generator(Protocol):
         """What messages call it."""
 
     @property
-    def vocab_size(self) -> int: ...
+    def vocab_size(self) -> int:
+        """V: how many tokens it can say."""
 
     @property
     def stop_ids(self) -> frozenset[int]:

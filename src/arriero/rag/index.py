@@ -167,7 +167,11 @@ class FaissIndex:
         return view
 
     def save(self, path: Path, *, generation: int, token: str) -> None:
-        """Write a snapshot, whole or not at all."""
+        """Write a snapshot, whole or not at all.
+
+        Raises:
+            OSError: FAISS could not write it: the disk is full.
+        """
         with atomic_file(path) as aside:
             try:
                 self._faiss.write_index(self._index, str(aside))

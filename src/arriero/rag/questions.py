@@ -77,6 +77,9 @@ def split_questions(questions: Sequence[Question], share: float, seed: int) -> t
     Args:
         share: of the questions that are held out, about.
         seed: of the choice.
+
+    Raises:
+        ArrieroError: the share is not from 0 up to 1.
     """
     if not 0 <= share < 1:
         raise ArrieroError(f"eval_share: expected a number from 0 up to 1, got {share}")

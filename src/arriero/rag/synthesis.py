@@ -20,9 +20,10 @@ from arriero.common.journal import Row, fill
 from arriero.common.seeds import seed_of
 from arriero.generate.engine import Engine
 from arriero.generate.request import Request
-from arriero.generate.sampling import SamplingConfig
+from arriero.generate.sampling_config import SamplingConfig
 from arriero.rag.collection import Collection
-from arriero.rag.decode import DecodingConfig, decode
+from arriero.rag.decode import decode
+from arriero.rag.decoding_config import DecodingConfig
 from arriero.rag.drafts import FAULTS, Draft, Fault, read_draft, write_prompt
 from arriero.rag.generator import RagDocument
 from arriero.rag.llama_generator import LlamaGenerator
@@ -30,45 +31,13 @@ from arriero.rag.passage import Passage
 from arriero.rag.qa_metrics import holds_answer, normalise
 from arriero.rag.questions import Question, write_questions
 from arriero.rag.retrieve import hits_for
-from arriero.rag.search import Mode
+from arriero.rag.synthesis_config import SynthesisConfig
 from arriero.rag.words import count_words
 from arriero.train.run_folder import RunFolder
 
 _SHORTEST = 15
 """Words of a passage that is asked about."""
 _WORK = ".work"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SynthesisConfig:
-    """What is written, and what of it is kept."""
-
-    per_passage: int = 1
-    """Questions to write from each passage."""
-    limit: int | None = None
-    """Passages to write from, drawn from all; default: all."""
-    top: int = 3
-    """Keep a question if its passage is among the first so many that it brings back."""
-    retrieval: Mode = "hybrid"
-    """How it is brought back: dense (meaning), bm25 (words), or hybrid (both, fused by rank)."""
-    keep_disputed: bool = False
-    """Keep what the model itself, asked with the passage, answers otherwise: more questions, and more wrong ones."""
-    temperature: float = 0.7
-    """Of the model; 0 takes the likeliest words, and then one question a passage is all there is."""
-    max_tokens: int = 80
-    """Most tokens of a question with its answer."""
-    portion: int = 16
-    """Passages that are written from, and written down, together."""
-    seed: int = 0
-    """Of the choice of passages and of what the model writes."""
-
-    def __post_init__(self) -> None:
-        for name in ("per_passage", "limit", "top", "max_tokens", "portion"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ArrieroError(f"{name}: expected 1 or more, got {value}")
-        if self.temperature == 0 and self.per_passage > 1:
-            raise ArrieroError(f"per_passage: expected 1 at temperature 0, got {self.per_passage}: they would be equal")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +107,11 @@ def synthesise(
 
 
 def choose_passages(collection: Collection, config: SynthesisConfig) -> tuple[list[int], int]:
-    """Ids of the passages to write from, ascending, and how many were left out for being short."""
+    """Ids of the passages to write from, ascending, and how many were left out for being short.
+
+    Raises:
+        ArrieroError: no passage is long enough to be asked about.
+    """
     words = {number: count_words(passage.text) for number, passage, _ in collection.store.each_passage()}
     long = [number for number, count in words.items() if count >= _SHORTEST]
     if not long:

@@ -16,9 +16,12 @@ class Documents(Protocol):
     """The settings of which documents, and who asks for them."""
 
     @property
-    def collection(self) -> Path: ...
+    def collection(self) -> Path:
+        """The collection's folder."""
+
     @property
-    def query_encoder(self) -> Path | None: ...
+    def query_encoder(self) -> Path | None:
+        """The folder of a query encoder that was trained for it, if any."""
 
 
 def open_collection(config: Documents) -> Collection:

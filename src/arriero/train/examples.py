@@ -93,7 +93,11 @@ def read_examples(paths: Sequence[Path], format: Format | Literal["auto"] = "aut
 
 
 def find_files(paths: Sequence[Path]) -> list[Path]:
-    """The files that paths name, those of folders by name, without hidden ones."""
+    """The files that paths name, those of folders by name, without hidden ones.
+
+    Raises:
+        ArrieroError, NotFoundError: no path is given, or one of them leads to no file of examples.
+    """
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
@@ -299,7 +303,11 @@ def _kind(file: Path) -> str:
 
 
 def read_rows(file: Path) -> Iterator[tuple[str, Any]]:
-    """Each row, with the place to name in a message."""
+    """Each row, with the place to name in a message.
+
+    Raises:
+        FormatError: the file is of another kind, or damaged; the message names it.
+    """
     kind = _kind(file)
     if kind not in _KINDS:
         raise FormatError(f"{file}: expected a {', '.join(_KINDS)} file, compressed or not")

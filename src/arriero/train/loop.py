@@ -21,7 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from arriero.common.errors import ArrieroError
-from arriero.train.optimizer import OptimizerConfig, build_optimizer, scale_gradients
+from arriero.train.loop_config import LoopConfig
+from arriero.train.optimizer import build_optimizer, scale_gradients
+from arriero.train.optimizer_config import OptimizerConfig
 from arriero.train.parallel import Layout, hold_parts
 from arriero.train.schedule import ScheduleConfig
 
@@ -53,46 +55,11 @@ class Batches(Protocol[B_co]):
 
     def __iter__(self) -> Iterator[B_co]: ...
     def __next__(self) -> B_co: ...
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def state_dict(self) -> dict[str, Any]:
+        """The place between two micro-batches, for a checkpoint; it fits into JSON."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class LoopConfig:
-    """How long to train, and when to look up from it."""
-
-    steps: int
-    """Steps of the optimizer in all."""
-    accumulation: int = 1
-    """Micro-batches a step, on each rank."""
-    validate_every: int = 250
-    """Steps between validations, with one at the end; 0 for none."""
-    checkpoint_every: int = 500
-    """Steps between checkpoints; 0 for one at the end only."""
-    max_minutes: float | None = None
-    """Stop, with a checkpoint, after this many minutes."""
-    spike_sigmas: float = 6.0
-    """Standard deviations above the mean of the last losses that make an alarm; 0 for none."""
-    spike_window: int = 100
-    """Steps whose losses are compared with."""
-    on_spike: Literal["warn", "rollback"] = "warn"
-    """warn: note it in the log; rollback: take the last checkpoint's model and go on with the data behind the spike."""
-    keep_best: bool = False
-    """Keep the checkpoint of the lowest validation loss."""
-    patience: int = 0
-    """Validations without a lower loss, one after the other, that end the run; 0: it goes to its last step."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "accumulation"):
-            if getattr(self, name) < 1:
-                raise ArrieroError(f"{name}: expected 1 or more, got {getattr(self, name)}")
-        for name in ("validate_every", "checkpoint_every", "spike_sigmas", "patience"):
-            if getattr(self, name) < 0:
-                raise ArrieroError(f"{name}: expected 0 or more, got {getattr(self, name)}")
-        if self.spike_window < 10:
-            raise ArrieroError(f"spike_window: expected 10 steps or more, got {self.spike_window}")
-        if self.max_minutes is not None and not self.max_minutes > 0:
-            raise ArrieroError(f"max_minutes: expected a number above 0, got {self.max_minutes}")
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from that place."""
 
 
 @dataclass(frozen=True)
@@ -116,18 +83,30 @@ class StepResult:
 class Watcher(Protocol):
     """Who is told what happens; every method is called on every rank."""
 
-    def on_step(self, result: StepResult) -> None: ...
-    def on_event(self, step: int, event: str, detail: str) -> None: ...
-    def on_validation(self, step: int) -> float | None: ...
+    def on_step(self, result: StepResult) -> None:
+        """A step is done."""
+
+    def on_event(self, step: int, event: str, detail: str) -> None:
+        """Something worth a line in the diary: resumed, a spike, gradients that are not finite, how it ended."""
+
+    def on_validation(self, step: int) -> float | None:
+        """It is time to validate: the loss by which the best checkpoint is told, if there is one."""
 
 
 class Store(Protocol):
     """Where checkpoints are kept: `train/checkpoint.py`."""
 
-    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]) -> None: ...
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None: ...
-    def wait(self) -> None: ...
-    def pin(self, step: int) -> None: ...
+    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, progress: dict[str, Any]) -> None:
+        """Keep them as they are now; writing may go on in the background."""
+
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+        """Take the newest whole checkpoint into model and optimizer: its progress, or None where there is none."""
+
+    def wait(self) -> None:
+        """Until what is being written is written."""
+
+    def pin(self, step: int) -> None:
+        """Have the checkpoint of this step stay until another one is pinned."""
 
 
 class Loop(Generic[M, B]):

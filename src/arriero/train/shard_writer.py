@@ -95,7 +95,11 @@ class ShardWriter:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """A block that writes into `folder`: a full disk is the user's to mend, and is told so."""
+    """A block that writes into `folder`: a full disk is the user's to mend, and is told so.
+
+    Raises:
+        ArrieroError: no space is left; other errors stay as they are.
+    """
     try:
         yield
     except OSError as error:

@@ -163,7 +163,11 @@ class ShardReader:
         return hashlib.sha256("\n".join(sums).encode()).hexdigest()
 
     def document(self, number: int) -> Ids:
-        """The ids of one document, in a map of the file: read-only, and no copy."""
+        """The ids of one document, in a map of the file: read-only, and no copy.
+
+        Raises:
+            IndexError: there is no document of that number.
+        """
         if not 0 <= number < len(self):
             raise IndexError(f"document {number} of {len(self)}")
         places = self.locate(np.array([number]))

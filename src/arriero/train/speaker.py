@@ -17,6 +17,9 @@ def speaker(
     Args:
         prompts: as they are shown, and as tokens.
         max_tokens: of each answer.
+
+    Raises:
+        ArrieroError: a prompt is empty, or leaves no room for an answer.
     """
     requests = []
     for prompt, ids in prompts:

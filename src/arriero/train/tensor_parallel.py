@@ -40,7 +40,11 @@ from arriero.model.transformer import Llama
 
 
 def split_model(model: Llama, mesh: DeviceMesh, *, sequence: bool) -> None:
-    """Divide the model's matrices among the ranks of `mesh`, and between them the tokens, if `sequence`."""
+    """Divide the model's matrices among the ranks of `mesh`, and between them the tokens, if `sequence`.
+
+    Raises:
+        ArrieroError: the model has scalar heads, which cannot be divided.
+    """
     stream: Placement = Shard(1) if sequence else Replicate()
     gather = PrepareModuleInput(
         input_layouts=(stream, None, None, None), desired_input_layouts=(Replicate(), None, None, None)

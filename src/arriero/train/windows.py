@@ -74,7 +74,11 @@ def score_windows(model: Llama, windows: Iterable[Window], *, batch_tokens: int 
 
 
 def in_batches(windows: Iterable[Window], batch_tokens: int, score: Callable[[list[Window]], list[_T]]) -> Iterator[_T]:
-    """What `score` makes of each window, in order; it is given windows of like length, about `batch_tokens` in all."""
+    """What `score` makes of each window, in order; it is given windows of like length, about `batch_tokens` in all.
+
+    Raises:
+        ArrieroError: `batch_tokens` is below 1.
+    """
     if batch_tokens < 1:
         raise ArrieroError(f"batch_tokens: expected at least 1, got {batch_tokens}")
     rest = iter(windows)
