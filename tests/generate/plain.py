@@ -13,7 +13,5 @@ def decode_plainly(model, request: Request, sample: int = 0) -> tuple[int, ...]:
     rules, generator = Rules.of([config]), torch.Generator().manual_seed((config.seed or 0) + sample)
     for _ in range(config.max_tokens):
         logits = model(torch.tensor([tokens]))[:, -1]
-        seen = torch.zeros(logits.shape, dtype=torch.bool)
-        seen[0, tokens] = True
-        tokens.append(int(choose(shape_logits(logits, rules, seen), rules, [generator])))
+        tokens.append(int(choose(shape_logits(logits, rules, torch.tensor(tokens)), rules, [generator])))
     return tuple(tokens[len(request.prompt_ids) :])

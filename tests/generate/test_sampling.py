@@ -16,7 +16,9 @@ from transformers import (
 )
 
 from arriero.common.errors import ArrieroError
-from arriero.generate.sampling import Rules, SamplingConfig, choose, noise_count, race, shape_logits
+from arriero.generate.filters import keep_above, weigh
+from arriero.generate.sampling import Rules, choose, noise_count, race, shape_logits
+from arriero.generate.sampling_config import SamplingConfig
 
 VOCAB = 1000
 
@@ -58,7 +60,7 @@ ROWS = [
 def test_each_row_of_a_mixed_batch_is_shaped_as_transformers_shapes_it_alone():
     logits = random_logits(len(ROWS))
     prompts = torch.randint(0, VOCAB, (len(ROWS), 60), generator=torch.Generator().manual_seed(1))
-    seen = torch.zeros(len(ROWS), VOCAB, dtype=torch.bool).scatter_(1, prompts, True)
+    seen = (torch.arange(len(ROWS))[:, None] * VOCAB + prompts).flatten()
     ours = shape_logits(logits, Rules.of(ROWS), seen)
     for row, config in enumerate(ROWS):
         expected = by_transformers(logits[row], prompts[row], config)
@@ -138,7 +140,7 @@ def test_rare_tokens_of_a_wide_softmax_are_drawn_as_often_as_they_should_be():
 
 def test_a_row_draws_the_same_whatever_is_beside_it():
     logits = random_logits(len(ROWS))
-    seen = torch.zeros_like(logits, dtype=torch.bool)
+    seen = torch.arange(len(ROWS)) * VOCAB + 7
 
     def generators() -> list[torch.Generator]:
         return [torch.Generator().manual_seed(seed) for seed in range(len(ROWS))]
@@ -151,6 +153,21 @@ def test_a_row_draws_the_same_whatever_is_beside_it():
         for step in range(5):
             token = choose(shape_logits(single, rules, seen[:1]), rules, [alone[row]])
             assert token[0] == together[step][row]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.02])
+def test_weights_are_the_exponentials_and_nothing_where_float32_would_lose_them(temperature):
+    logits = random_logits(3) / temperature
+    plain = (logits - logits.amax(-1, keepdim=True)).exp()
+    assert torch.equal(weigh(logits), torch.where(plain < 1.7e-38, 0.0, plain))
+    cut = torch.tensor([[0.5], [-torch.inf], [float(logits[2].max())]])
+    assert torch.equal(keep_above(logits, cut), logits.masked_fill(logits < cut, -torch.inf))
+
+
+@pytest.mark.parametrize("vocab", [1, 255, 256, 1000])
+def test_the_first_of_equally_likely_tokens_is_taken(vocab):
+    logits = torch.randint(-3, 0, (40, vocab), generator=torch.Generator().manual_seed(vocab)).float()
+    assert torch.equal(choose(logits, Rules.of([SamplingConfig()] * 40), []), logits.argmax(-1))
 
 
 @given(seed=st.integers(0, 2**40), temperature=st.floats(0.05, 20), top_k=st.integers(1, 30), vocab=st.integers(1, 600))

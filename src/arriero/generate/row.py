@@ -24,7 +24,7 @@ class Row:
         self.logprobs: list[TokenLogprob] = []
         self.prompt_logprobs: list[TokenLogprob | None] = []
         self.seen: torch.Tensor | None = None
-        """The tokens of prompt and answer, (V,) bool, where a repetition penalty needs them."""
+        """The tokens of prompt and answer, where a repetition penalty needs them."""
         self.cached_tokens = 0
         """Of the prompt, found in the cache."""
         self.dropped = False

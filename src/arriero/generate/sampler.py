@@ -32,7 +32,7 @@ class Sampler:
         if rules.penalised:
             for row, token in zip(rows, tokens, strict=True):
                 if row.seen is not None:
-                    row.seen[token] = True
+                    row.seen = torch.cat((row.seen, row.seen.new_tensor([token])))
         for kind, source in (("model", logits), ("sampler", shaped)):
             asking = [
                 i
@@ -52,10 +52,9 @@ def _note(rows: Sequence[Row], asking: list[int], logits: Tensor, tokens: Tensor
 
 
 def _seen(rows: Sequence[Row], logits: Tensor) -> Tensor:
-    """The tokens of each row's prompt and answer, (B, V) bool; none for rows without a penalty."""
-    nothing = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)  # (V,)
+    """Row · V + token of each token of prompts and answers, (S,); none for rows without a penalty."""
     for row in rows:
         if row.seen is None and row.request.sampling.repetition_penalty != 1:
-            row.seen = nothing.clone()
-            row.seen[row.prompt] = True
-    return torch.stack([nothing if row.seen is None else row.seen for row in rows])
+            row.seen = torch.tensor(row.prompt, device=logits.device)
+    vocab = logits.shape[1]
+    return torch.cat([row.seen + place * vocab for place, row in enumerate(rows) if row.seen is not None])

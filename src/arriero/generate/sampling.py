@@ -13,65 +13,17 @@ and whatever else is in the batch.
 Shapes: `B` rows, `V` vocabulary, `N` blocks, `W` tokens in a block.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from arriero.common.errors import ArrieroError
-from arriero.generate.filters import cut_off, penalise_repetition
+from arriero.generate.filters import cut_off, keep_above, penalise_repetition, weigh
+from arriero.generate.sampling_config import SamplingConfig
 
 _BLOCK = 256  # W: divides the vocabularies of SmolLM2 (49,152), LLaMA (32,000) and Llama 3 (128,256)
-_COLDEST = 1e-6  # below, logits divided by the temperature could overflow float32
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingConfig:
-    """How one request is continued; the defaults are greedy, so the same prompt gives the same answer."""
-
-    max_tokens: int = 256
-    """Most tokens to generate; prompt and answer together must fit the model's context."""
-    temperature: float = 0.0
-    """Divides the logits before the softmax; 0 takes the likeliest token (greedy)."""
-    top_k: int = 0
-    """Sample among the k likeliest tokens only; 0 = all."""
-    top_p: float = 1.0
-    """Sample among the likeliest tokens that together hold this probability; 1 = all."""
-    min_p: float = 0.0
-    """Sample among tokens at least this fraction as likely as the likeliest; 0 = all."""
-    repetition_penalty: float = 1.0
-    """Divides the positive and multiplies the negative logits of tokens already in the prompt or answer; 1 = none."""
-    stop: tuple[str, ...] = ()
-    """Texts that end the answer; the answer is cut before them."""
-    stop_ids: tuple[int, ...] | None = None
-    """Token ids that end the answer; default: those of the tokenizer; () = none, run to max_tokens."""
-    seed: int | None = None
-    """Random stream of the request, one of 2^32 (low bits count); default: a fresh one, told in the completion."""
-    n: int = 1
-    """Samples for this prompt, read once; sample i is what seed + i alone would give."""
-    logprobs: int | None = None
-    """Report log-probabilities (nats): of the chosen token (0), and of the n likeliest beside it; default: none."""
-    logprobs_of: Literal["model", "sampler"] = "model"
-    """Whose: the model's plain softmax, or what the sampler saw after penalty, temperature and filters."""
-
-    def __post_init__(self) -> None:
-        _demand(self.max_tokens >= 1, "max_tokens", "at least 1", self.max_tokens)
-        warm = self.temperature == 0 or _COLDEST <= self.temperature < math.inf
-        _demand(warm, "temperature", f"0 (greedy) or at least {_COLDEST}", self.temperature)
-        _demand(self.top_k >= 0, "top_k", "0 (off) or above", self.top_k)
-        _demand(0 < self.top_p <= 1, "top_p", "above 0 and at most 1 (off)", self.top_p)
-        _demand(0 <= self.min_p <= 1, "min_p", "between 0 (off) and 1", self.min_p)
-        penalty = self.repetition_penalty
-        _demand(0.01 <= penalty <= 100, "repetition_penalty", "between 0.01 and 100, 1 being off", penalty)
-        _demand(isinstance(self.stop, tuple) and all(self.stop), "stop", "a tuple of non-empty texts", self.stop)
-        _demand(self.n >= 1, "n", "at least 1", self.n)
-        _demand(self.logprobs is None or self.logprobs >= 0, "logprobs", "0 or above, or none", self.logprobs)
-        _demand(self.logprobs_of in ("model", "sampler"), "logprobs_of", "'model' or 'sampler'", self.logprobs_of)
-        _demand(self.seed is None or 0 <= self.seed < 2**63, "seed", "between 0 and 2^63 - 1", self.seed)
 
 
 @dataclass(frozen=True)
@@ -110,8 +62,8 @@ class Rules:
 def shape_logits(logits: Tensor, rules: Rules, seen: Tensor | None = None) -> Tensor:
     """What the sampler sees: penalty, then temperature, then filters (-inf for tokens that may not be chosen).
 
-    logits (B, V); seen (B, V) bool, the tokens of prompt and answer, needed if a row has a penalty. A greedy row keeps
-    its scale: its filters play no part. Returns (B, V), the argument itself if nothing applies.
+    logits (B, V); seen (S,), row · V + token of each token of prompts and answers, needed if a row has a penalty. A
+    greedy row keeps its scale: its filters play no part. Returns (B, V), the argument itself if nothing applies.
     """
     if rules.penalised:
         assert seen is not None, "a repetition penalty needs the tokens already seen"
@@ -122,7 +74,7 @@ def shape_logits(logits: Tensor, rules: Rules, seen: Tensor | None = None) -> Te
     logits = logits / torch.where(sampled, rules.temperature, 1.0)[:, None]  # (B, V)
     if rules.filtered:
         cut = cut_off(logits, rules.top_k, rules.top_p, rules.min_p)  # (B, 1)
-        logits.masked_fill_((logits < cut) & sampled[:, None], -torch.inf)
+        logits = keep_above(logits, cut.masked_fill(~sampled[:, None], -torch.inf))  # (B, V)
     return logits
 
 
@@ -132,7 +84,7 @@ def choose(shaped: Tensor, rules: Rules, generators: Sequence[torch.Generator]) 
     shaped (B, V) from `shape_logits`; generators: one a row, advanced only for rows that sample.
     """
     if rules.greedy:
-        return shaped.argmax(-1)
+        return _likeliest(shaped)
     greedy = (rules.temperature == 0).tolist()
     noise = torch.ones(len(greedy), noise_count(shaped.shape[1]), dtype=torch.float64)
     for row, generator in enumerate(generators):
@@ -141,7 +93,7 @@ def choose(shaped: Tensor, rules: Rules, generators: Sequence[torch.Generator]) 
     drawn = race(shaped, noise.to(shaped.device))  # (B,)
     if not any(greedy):
         return drawn
-    return torch.where(rules.temperature > 0, drawn, shaped.argmax(-1))
+    return torch.where(rules.temperature > 0, drawn, _likeliest(shaped))
 
 
 def noise_count(vocab: int) -> int:
@@ -154,10 +106,7 @@ def race(logits: Tensor, noise: Tensor) -> Tensor:
 
     logits (B, V), finite somewhere in each row; noise (B, N + W) float64, Exp(1). Returns token ids (B,).
     """
-    weights = (logits - logits.amax(-1, keepdim=True)).exp_()  # (B, V)
-    if short := -weights.shape[1] % _BLOCK:
-        weights = functional.pad(weights, (0, short))  # (B, N * W)
-    blocks = weights.view(len(weights), -1, _BLOCK)  # (B, N, W)
+    blocks = _cut_into_blocks(weigh(logits), 0.0)  # (B, N, W)
     totals = blocks.sum(-1).double()  # (B, N)
     winner = (totals / noise[:, : totals.shape[1]]).argmax(-1)  # (B,)
     inside = blocks[torch.arange(len(winner), device=winner.device), winner]  # (B, W)
@@ -165,6 +114,16 @@ def race(logits: Tensor, noise: Tensor) -> Tensor:
     return winner * _BLOCK + place
 
 
-def _demand(holds: bool, name: str, expected: str, value: object) -> None:
-    if not holds:
-        raise ArrieroError(f"{name} must be {expected}, not {value!r}")
+def _likeliest(logits: Tensor) -> Tensor:
+    """The first of each row's highest logits (B, V), (B,): the highest of blocks takes a tenth of argmax's time."""
+    blocks = _cut_into_blocks(logits, -torch.inf)  # (B, N, W)
+    winner = blocks.amax(-1).argmax(-1)  # (B,)
+    inside = blocks[torch.arange(len(winner), device=winner.device), winner]  # (B, W)
+    return winner * _BLOCK + inside.argmax(-1)
+
+
+def _cut_into_blocks(rows: Tensor, filling: float) -> Tensor:
+    """(B, V) as (B, N, W), the last block filled up."""
+    if short := -rows.shape[1] % _BLOCK:
+        rows = functional.pad(rows, (0, short), value=filling)  # (B, N * W)
+    return rows.view(len(rows), -1, _BLOCK)  # (B, N, W)
