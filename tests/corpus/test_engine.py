@@ -1,5 +1,6 @@
 """Stages by datatrove's executors: processes of this machine, and the jobs that Slurm is handed."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -13,7 +14,9 @@ import pytest
 
 pytest.importorskip("datatrove")
 
-from arriero.corpus.engine import run_local, run_slurm
+from arriero.common.errors import ArrieroError
+from arriero.corpus import engine
+from arriero.corpus.engine import RunStage, run_local, run_slurm
 from arriero.corpus.inputs import find_inputs
 from arriero.corpus.ledger import Ledger
 from arriero.corpus.stages import Work
@@ -76,6 +79,7 @@ class Full:
 
     name: str = "read"
     tasks: int = 3
+    complete: bool = False
 
     def run(self, task: int) -> None:
         if task == 1:
@@ -91,9 +95,9 @@ def test_a_full_disk_in_a_stage_is_told_there_and_not_by_the_next(tmp_path: Path
         run_local(Full(), tmp_path / "logs", workers, lambda: None)
 
 
-def test_slurm_gets_jobs_that_wait_for_each_other_and_do_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand-ins for Slurm's programs, which note their calls in the file `calls`."""
     for name, script in (("sbatch", SBATCH), ("srun", SRUN), ("scontrol", SCONTROL)):
         (tmp_path / name).write_text(script)
         (tmp_path / name).chmod(0o755)
@@ -101,6 +105,10 @@ def test_slurm_gets_jobs_that_wait_for_each_other_and_do_the_same(
     monkeypatch.setenv("PATH", os.pathsep.join(path))
     monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+
+
+@pytest.mark.usefixtures("slurm")
+def test_slurm_gets_jobs_that_wait_for_each_other_and_do_the_same(tmp_path: Path) -> None:
     raw = write_lines(tmp_path / "raw", FILES)
     work = work_in(tmp_path / "slurm", raw)
     run_slurm(work.stages(2), tmp_path / "logs", 2, partition="cpu", time="1:00:00", mem_per_cpu_gb=2)
@@ -108,6 +116,50 @@ def test_slurm_gets_jobs_that_wait_for_each_other_and_do_the_same(
     assert ["afterok" in call for call in arrays] == [False, True, True, True]
     assert Ledger.load(work.account) == run_all(tmp_path / "here", raw, 1)
     assert documents(tmp_path / "slurm") == documents(tmp_path / "here") != {}
+
+
+@pytest.mark.usefixtures("slurm")
+def test_what_slurm_did_before_with_other_lanes_decides_nothing(tmp_path: Path) -> None:
+    raw = write_lines(tmp_path / "raw", FILES)
+    work = work_in(tmp_path / "slurm", raw)
+    for name in ("read", "refine-1"):
+        (tmp_path / "logs" / name / "completions").mkdir(parents=True)
+        (tmp_path / "logs" / name / "completions" / "00000").touch()  # datatrove's mark of a task that was done
+    run_slurm(work.stages(2), tmp_path / "logs", 2, partition="cpu", time="1:00:00", mem_per_cpu_gb=2)
+    assert Ledger.load(work.account) == run_all(tmp_path / "here", raw, 1)
+    assert documents(tmp_path / "slurm") == documents(tmp_path / "here") != {}
+
+
+class Cluster:
+    """A stand-in for datatrove's executor on Ray: all tasks here, the last ones first; it goes on where one fails."""
+
+    def __init__(self, pipeline: list[RunStage], *, tasks: int, skip_completed: bool, **_: object) -> None:
+        assert not skip_completed, "pieces know themselves what is done"
+        self.pipeline, self.tasks = pipeline, tasks
+
+    def run(self) -> None:
+        for task in reversed(range(self.tasks)):
+            for step in self.pipeline:
+                with contextlib.suppress(OSError):
+                    assert list(step(None, task, self.tasks)) == []
+
+
+def test_ray_gets_the_same_stages_and_makes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "RayPipelineExecutor", Cluster)
+    raw = write_lines(tmp_path / "raw", FILES)
+    work = work_in(tmp_path / "ray", raw)
+    for stage in work.stages(4):
+        engine.run_ray(stage, work.folder / "logs", 2, memory_gb=2)
+    assert Ledger.load(work.account) == run_all(tmp_path / "here", raw, 1)
+    assert documents(tmp_path / "ray") == documents(tmp_path / "here") != {}
+
+
+def test_a_task_that_fails_on_ray_ends_the_run_though_datatrove_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "RayPipelineExecutor", Cluster)
+    with pytest.raises(ArrieroError, match=r"read: tasks failed on Ray, .*logs.*run the same command again"):
+        engine.run_ray(Full(), tmp_path / "logs", 2, memory_gb=2)
 
 
 SBATCH = """#!/bin/bash

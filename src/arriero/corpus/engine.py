@@ -18,6 +18,7 @@ from datatrove.executor.slurm import SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
+from arriero.common.errors import ArrieroError
 from arriero.corpus.stages import Stage
 
 LOOK_EVERY_S = 0.3
@@ -86,6 +87,7 @@ def run_slurm(stages: Sequence[Stage], logs: Path, workers: int, **options: Any)
             tasks=stage.tasks,
             workers=workers,
             depends=last,
+            skip_completed=False,
             job_name=f"corpus-{stage.name}",
             logging_dir=str(logs / stage.name),
             mail_type="NONE",
@@ -96,7 +98,11 @@ def run_slurm(stages: Sequence[Stage], logs: Path, workers: int, **options: Any)
 
 
 def run_ray(stage: Stage, logs: Path, workers: int, memory_gb: int) -> None:
-    """Do a stage on the Ray cluster that this process is connected to, or a local one."""
+    """Do a stage on the Ray cluster that this process is connected to, or a local one.
+
+    Raises:
+        ArrieroError: a task failed, which datatrove only writes down.
+    """
     RayPipelineExecutor(
         [RunStage(stage)],
         tasks=stage.tasks,
@@ -105,6 +111,11 @@ def run_ray(stage: Stage, logs: Path, workers: int, memory_gb: int) -> None:
         logging_dir=str(logs / stage.name),
         skip_completed=False,
     ).run()
+    if not stage.complete:
+        raise ArrieroError(
+            f"{stage.name}: tasks failed on Ray, and the logs in {logs / stage.name} say why: mend that, and run the "
+            "same command again"
+        )
 
 
 @contextlib.contextmanager
