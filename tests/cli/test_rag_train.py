@@ -87,6 +87,8 @@ def test_a_trained_model_answers_with_shares_and_a_picture(run, room, trained, t
     assert len(found["prior"]) == len(found["citations"]) == 3  # as it was trained
     assert sum(citation["posterior"] for citation in found["citations"]) == pytest.approx(1)
     assert "What each token leans on" in (tmp_path / "why.html").read_text()
+    fewer = ask(run, room, "--rag", str(trained), "--k", "2", "--json")
+    assert len(json.loads(fewer.out)["prior"]) == 2, "the call's k goes before the model's"
     shown = ask(run, room, "--rag", str(trained), "--k", "2", "--num-return", "99", "--decoding", "fast")
     assert shown.code == 0
     assert "before the answer" in shown.out

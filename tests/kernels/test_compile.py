@@ -1,9 +1,13 @@
 """The Triton kernels compile for GPUs, fit them, and multiply as they should: all without one, by `compiling.py`."""
 
+import ast
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("triton")
 
+import arriero.kernels
 from tests.kernels.compiling import LAUNCHES, SHARED_MEMORY, compile_all, variants
 
 TRAINING = [name for name in LAUNCHES if name != "flash_decode"]
@@ -53,6 +57,19 @@ def test_kernels_compile_for_every_option(kernel, dim, target):
 @pytest.mark.parametrize("kernel", TRAINING)
 def test_kernels_compile_for_odd_head_dims(kernel, target):
     check(kernel, target, ["bf16-16-causal", "bf16-80-causal", "fp16-160-full", "fp32-24-causal"])
+
+
+def test_every_product_of_the_kernels_is_asked_to_be_exact():
+    """The rule; what a compiler makes of it in fp32 the slow tests see."""
+    folder = Path(arriero.kernels.__file__).parent
+    calls = [node for path in folder.glob("*.py") for node in ast.walk(ast.parse(path.read_text())) if is_dot(node)]
+    assert len(calls) > 10
+    for call in calls:
+        assert any(word.arg == "input_precision" and word.value.value == "ieee" for word in call.keywords)
+
+
+def is_dot(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and ast.unparse(node.func) == "tl.dot"
 
 
 def test_decoding_compiles():
