@@ -32,6 +32,18 @@ def served(tmp_path, tiny_encoder) -> ServedCollection:
     collection.close()
 
 
+def test_an_app_begins_its_thread_with_the_first_upload(tmp_path, tiny_encoder):
+    def at_work() -> int:
+        return sum(thread.name == "arriero-jobs" for thread in threading.enumerate())
+
+    before = at_work()
+    with open_library(tmp_path, tiny_encoder) as client:
+        client.post("/api/collections", json={"name": "books"})
+        assert at_work() == before
+        send(client, "books", ("a.txt", b"Lumo"))
+        assert at_work() == before + 1
+
+
 def receive(served: ServedCollection, number: int, *files: tuple[str, bytes]) -> list[Upload]:
     """Files as an upload leaves them."""
     folder = served.folder / INCOMING / f"job{number}"

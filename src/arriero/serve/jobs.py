@@ -71,8 +71,7 @@ class Jobs:
         self._changed = threading.Condition()  # guards all of it
         self._at_work: ServedCollection | None = None
         self._stopping = False
-        self._thread = threading.Thread(target=self._work, name="arriero-jobs", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None  # it begins with the first upload
 
     @contextmanager
     def receiving(self, collection: ServedCollection) -> Iterator[Path]:
@@ -149,7 +148,8 @@ class Jobs:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        self._thread.join(wait_s)
+        if self._thread is not None:
+            self._thread.join(wait_s)
         with self._changed:
             self._ownership.close({job.id for job in self._jobs.values() if job.folder.exists()})
 
@@ -160,6 +160,9 @@ class Jobs:
                 del self._jobs[known]
             self._jobs[job.id] = job
             self._queue.append(job)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="arriero-jobs", daemon=True)
+                self._thread.start()
             self._changed.notify_all()
         return job
 

@@ -2,8 +2,9 @@
 // which of them are safe. The words of degree and safety are those of align/preferences.py.
 
 import { call, info } from "./api.js";
+import { pickTwo } from "./composer.js";
 import { askLine, fault } from "./dialogs.js";
-import { button, el, icon, select, sends, textarea } from "./dom.js";
+import { button, el, icon, sends, textarea } from "./dom.js";
 import { count, number, percent, t } from "./language.js";
 import { render } from "./markdown.js";
 import { load, save } from "./storage.js";
@@ -267,16 +268,6 @@ function writing() {
   });
   const models = load("annotate.models", []).filter((name) => offered.includes(name));
   const picked = [models[0] ?? offered[0], models[1] ?? offered[1] ?? offered[0]];
-  const pick = (at) =>
-    select(
-      offered.map((name) => [name, name]),
-      picked[at],
-      (name) => {
-        picked[at] = name;
-        save("annotate.models", picked);
-      },
-      { "aria-label": t("write.model", { n: at + 1 }) },
-    );
   const troubles = el("div");
   const ask = async (event) => {
     event?.preventDefault();
@@ -297,7 +288,7 @@ function writing() {
     "form",
     { class: "write", onsubmit: ask },
     area,
-    el("div", { class: "line" }, offered.length > 1 ? [pick(0), pick(1)] : null, send),
+    el("div", { class: "line" }, offered.length > 1 ? pickTwo(offered, picked, "annotate.models") : null, send),
     troubles,
   );
   return el("details", { class: "card", open: !pair }, el("summary", null, t("write")), form);

@@ -2,10 +2,10 @@
 
 import { call, info } from "./api.js";
 import { complete } from "./completion.js";
-import { openSettings } from "./composer.js";
+import { openSettings, pickTwo } from "./composer.js";
 import { DEFAULTS } from "./conversations.js";
 import { fault, openDialog } from "./dialogs.js";
-import { button, el, icon, select, sends, textarea } from "./dom.js";
+import { button, el, icon, sends, textarea } from "./dom.js";
 import { place } from "./evidence.js";
 import { number, t } from "./language.js";
 import { load, save } from "./storage.js";
@@ -85,21 +85,11 @@ async function begin() {
 }
 
 function drawSetting() {
-  const pick = (at) =>
-    select(
-      offered.map((name) => [name, name]),
-      picked[at],
-      (name) => {
-        picked[at] = name;
-        save("compare.models", picked);
-        drawTally();
-      },
-      { "aria-label": t("write.model", { n: at + 1 }) },
-    );
+  const [first, second] = pickTwo(offered, picked, "compare.models", drawTally);
   view.setting.replaceChildren(
-    pick(0),
+    first,
     el("span", { class: "soft" }, t("versus")),
-    pick(1),
+    second,
     button(t("settings"), () => openSettings(settings, () => {}), { bare: true, symbol: "sliders" }),
   );
 }

@@ -4,6 +4,7 @@ import { usual } from "./completion.js";
 import { openDialog } from "./dialogs.js";
 import { button, el, field, icon, select, sends, textarea } from "./dom.js";
 import { t } from "./language.js";
+import { save } from "./storage.js";
 
 /** What `/api/info` offers, as lists: models (adapters among them) and collections by their bare names. */
 export function offer(told) {
@@ -76,6 +77,22 @@ function pick(settings, offered, changed) {
       kind: settings.system && !settings.collection ? "set" : "",
     }),
   ];
+}
+
+/** Where two models are chosen: `picked` is changed in place, and kept in the browser under `name`. */
+export function pickTwo(offered, picked, name, changed = () => {}) {
+  const pick = (at) =>
+    select(
+      offered.map((id) => [id, id]),
+      picked[at],
+      (id) => {
+        picked[at] = id;
+        save(name, picked);
+        changed();
+      },
+      { "aria-label": t("write.model", { n: at + 1 }) },
+    );
+  return [pick(0), pick(1)];
 }
 
 const NUMBERS = [
