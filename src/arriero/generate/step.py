@@ -1,7 +1,8 @@
 """One forward pass of everything that decodes: new tokens of many rows, flat, over one paged cache.
 
 Rows that take their next token, chunks of prompts and guesses at answers are all spans of the same pass. It runs in
-compiled code where the model's matrices are packed on a CPU and no adapter is on; else in PyTorch.
+compiled code where the model's matrices are packed on a CPU and no adapter is on; else in PyTorch. Rows that name an
+adapter leave the others in compiled code.
 
 N tokens, R tokens whose logits are wanted, C model dim, V vocabulary.
 """
@@ -29,8 +30,20 @@ def cache_dtype(model: Llama) -> torch.dtype:
 @torch.inference_mode()
 def step(model: Llama, cache: PagedCache, spans: Sequence[Span]) -> Tensor:
     """Put the spans' tokens into the cache; returns the logits that they want, in their order: (R, V) fp32."""
-    if cache.k.dtype == CACHE_DTYPE and not any(span.adapter for span in spans) and (compiled := native_of(model)):
+    compiled = native_of(model) if cache.k.dtype == CACHE_DTYPE else None
+    bare = [span for span in spans if not span.adapter]
+    if compiled is None or not bare:
+        return _step_in_pytorch(model, cache, spans)
+    if len(bare) == len(spans):
         return compiled.step(cache, spans)
+    adapted = [span for span in spans if span.adapter]
+    logits = torch.cat((compiled.step(cache, bare), _step_in_pytorch(model, cache, adapted)))  # (R, V)
+    parts = logits.split([span.wanted for span in (*bare, *adapted)])
+    of_bare, of_adapted = iter(parts[: len(bare)]), iter(parts[len(bare) :])
+    return torch.cat([next(of_adapted if span.adapter else of_bare) for span in spans])  # (R, V)
+
+
+def _step_in_pytorch(model: Llama, cache: PagedCache, spans: Sequence[Span]) -> Tensor:
     tokens = torch.tensor([token for span in spans for token in span.tokens], device=cache.k.device)  # (N,)
     cache.begin(spans)
     with _adapted(model, spans, [len(span.tokens) for span in spans]):
