@@ -62,6 +62,8 @@ class RewardCensus:
     """Left out: a response says nothing."""
     unlike: int
     """Left out: answers to different prompts."""
+    unsafe: int
+    """Left out: an unsafe response was preferred to a safe one."""
     repeated: int
     """Left out: the same choice between the same responses was there before."""
     too_long: int
@@ -99,13 +101,19 @@ class _Left:
     equal: int = 0
     empty: int = 0
     unlike: int = 0
+    unsafe: int = 0
     repeated: int = 0
     too_long: int = 0
     kept: list[tuple[Comparison, TokenPair]] = field(default_factory=list)
 
     @property
     def read(self) -> int:
-        return len(self.kept) + self.equal + self.empty + self.unlike + self.repeated + self.too_long
+        return len(self.kept) + self.unfit + self.unsafe + self.too_long
+
+    @property
+    def unfit(self) -> int:
+        """What compares nothing, or nothing new."""
+        return self.equal + self.empty + self.unlike + self.repeated
 
 
 def read_reward_data(config: ComparisonsConfig, tokenizer: Tokenizer, max_tokens: int, seed: int) -> RewardData:
@@ -129,8 +137,8 @@ def read_reward_data(config: ComparisonsConfig, tokenizer: Tokenizer, max_tokens
     if not own:
         raise ArrieroError(
             f"no comparison of {config.kind} is left to train on, of {left.read:,} read: {left.too_long:,} are longer "
-            f"than {max_tokens:,} tokens, {left.equal + left.empty + left.unlike + left.repeated:,} are equal, empty, "
-            f"of different prompts or repeated, {len(left.kept):,} are good, but of the other kind or held out"
+            f"than {max_tokens:,} tokens, {left.unfit:,} are equal, empty, of different prompts or repeated, "
+            f"{left.unsafe:,} prefer what is unsafe, {len(left.kept):,} are good, but of the other kind or held out"
         )
     mixed = mix(training, config.kind, config.share_of_others, seed)
     return RewardData(mixed, held_out, _count(left, mixed, held_out, unmixed=len(training) - len(mixed)))
@@ -171,6 +179,9 @@ def _encode(paths: Sequence[Path], kind: Kind, tokenizer: Tokenizer, max_tokens:
     with progress("tokenizing", len(comparisons), "comparisons") as advance:
         for comparison in comparisons:
             advance(1)
+            if comparison.judgement.flagged:
+                left.unsafe += 1
+                continue
             pair = _encode_pair(comparison, tokenizer)
             digest = (pair.chosen.tobytes(), pair.rejected.tobytes(), pair.kind)
             if digest[0] == digest[1]:
@@ -191,14 +202,14 @@ def _read(paths: Sequence[Path], kind: Kind, left: _Left) -> list[Comparison]:
     for path in paths:
         if path.is_file() and is_sqlite(path):
             with Preferences(path) as preferences:
-                found += preferences.comparisons()
+                found += preferences.comparisons(flagged=True)
             continue
         with (
             tempfile.TemporaryDirectory() as folder,
             Preferences(Path(folder) / "preferences.sqlite", create=True) as preferences,
         ):
             done = import_preferences([path], preferences, kind=kind, batch="training")
-            own = list(preferences.comparisons())
+            own = list(preferences.comparisons(flagged=True))
         left.equal, left.empty, left.unlike = (
             left.equal + done.equal,
             left.empty + done.empty,
@@ -246,6 +257,7 @@ def _count(left: _Left, training: Sequence[TokenPair], held_out: Sequence[TokenP
         equal=left.equal,
         empty=left.empty,
         unlike=left.unlike,
+        unsafe=left.unsafe,
         repeated=left.repeated,
         too_long=left.too_long,
         unmixed=unmixed,

@@ -130,6 +130,7 @@ def _show(prepared: "PreparedReward", config: RewardCommand) -> None:
         "equal": census.equal,
         "empty": census.empty,
         "of different prompts": census.unlike,
+        "that prefer the unsafe response": census.unsafe,
         "repeated": census.repeated,
         "too long": census.too_long,
         "more of the other kind than the mix takes": census.unmixed,
