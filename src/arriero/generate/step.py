@@ -38,7 +38,7 @@ def step(model: Llama, cache: PagedCache, spans: Sequence[Span]) -> Tensor:
         return compiled.step(cache, spans)
     adapted = [span for span in spans if span.adapter]
     logits = torch.cat((compiled.step(cache, bare), _step_in_pytorch(model, cache, adapted)))  # (R, V)
-    parts = logits.split([span.wanted for span in (*bare, *adapted)])
+    parts = torch.split(logits, [span.wanted for span in (*bare, *adapted)])
     of_bare, of_adapted = iter(parts[: len(bare)]), iter(parts[len(bare) :])
     return torch.cat([next(of_adapted if span.adapter else of_bare) for span in spans])  # (R, V)
 
