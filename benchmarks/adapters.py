@@ -29,8 +29,9 @@ from figures import Figure, as_json, beside, exit_if_missed
 from arriero.common.machine import machine_line
 from arriero.generate.engine import Engine, Request, SamplingConfig
 from arriero.model.adapters import Adapters
-from arriero.model.lora import LoraConfig, LowRank
-from arriero.model.source import DEFAULT_MODEL
+from arriero.model.choices import DEFAULT_MODEL
+from arriero.model.lora import LowRank
+from arriero.model.lora_config import LoraConfig
 
 NAMES = tuple(f"adapter-{number}" for number in range(8))
 LORA = LoraConfig(rank=8, alpha=16.0, targets=("wq", "wv"))

@@ -25,8 +25,8 @@ from transformers import LlamaForCausalLM
 
 from arriero.common.machine import machine_line
 from arriero.generate.engine import Engine, Request, SamplingConfig
+from arriero.model.choices import DEFAULT_MODEL
 from arriero.model.formats.hf import save_hf
-from arriero.model.source import DEFAULT_MODEL
 
 PEER = "transformers"
 

@@ -23,7 +23,8 @@ import torch
 from figures import Figure, as_json
 
 from arriero.align.attention_map import map_attention
-from arriero.align.ghost import EXAMPLES_NAME, GhostConfig, make_ghost_examples
+from arriero.align.ghost import EXAMPLES_NAME, make_ghost_examples
+from arriero.align.ghost_config import GhostConfig
 from arriero.align.ghost_measure import Measured, measure_adherence
 from arriero.common.machine import machine_line
 from arriero.generate.engine import Engine, SamplingConfig

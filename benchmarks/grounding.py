@@ -24,9 +24,10 @@ from figures import Figure, as_json
 
 from arriero.cli.quickstart import reference
 from arriero.generate.engine import Engine
-from arriero.model.source import DEFAULT_MODEL
+from arriero.model.choices import DEFAULT_MODEL
 from arriero.parsers.document import Document, Section
-from arriero.rag.answer import Answer, AnswerConfig, ask, retrieve
+from arriero.rag.answer import Answer, ask, retrieve
+from arriero.rag.answer_config import AnswerConfig
 from arriero.rag.citations import without_markers
 from arriero.rag.collection import Collection
 from arriero.rag.evidence import Evidence, content_words, sentence_spans

@@ -27,12 +27,13 @@ from tinyshakespeare import TRAINING_SHARE, documents, settings
 
 from arriero.common.machine import machine_line
 from arriero.kernels.native.build import why_not_native
+from arriero.model.choices import DEFAULT_MODEL
 from arriero.model.formats.gguf_export import save_gguf
 from arriero.model.packed import model_bytes
-from arriero.model.source import DEFAULT_MODEL, LoadedModel, load_model, resolve
+from arriero.model.source import LoadedModel, load_model, resolve
 from arriero.model.transformer import Llama
+from arriero.tokenizer.bpe_options import BpeOptions
 from arriero.tokenizer.load import load_tokenizer
-from arriero.tokenizer.train import BpeOptions
 from arriero.train.drift import compare
 from arriero.train.evaluate import Document, DocumentSource
 from arriero.train.pretrain import pretrain

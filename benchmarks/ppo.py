@@ -142,7 +142,7 @@ def prepare(folder: Path, options: argparse.Namespace) -> float:
     from arriero.model.formats.hf import save_hf
     from arriero.model.formats.peft import save_peft
     from arriero.model.heads import SCORE, add_head
-    from arriero.model.lora import LoraConfig
+    from arriero.model.lora_config import LoraConfig
     from arriero.model.source import load_model
 
     loaded = load_model(BASE, device="cpu", dtype="float32")

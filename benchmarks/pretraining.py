@@ -40,7 +40,8 @@ from arriero.kernels.cross_entropy import IGNORED
 from arriero.kernels.documents import Documents
 from arriero.model.presets import PRESETS
 from arriero.model.transformer import Llama
-from arriero.train.optimizer import OptimizerConfig, build_optimizer, scale_gradients
+from arriero.train.optimizer import build_optimizer, scale_gradients
+from arriero.train.optimizer_config import OptimizerConfig
 from arriero.train.speed import flops_per_token, keep_freed_memory, measure_matmul
 
 CPU = torch.device("cpu")

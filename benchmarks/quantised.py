@@ -26,9 +26,10 @@ from torch import Tensor, nn
 
 from arriero.common.machine import machine_line
 from arriero.model.adapters import Adapters
-from arriero.model.lora import LoraConfig
-from arriero.model.quantised import Quantisation, QuantisedLinear, quantise_model
-from arriero.model.source import DEFAULT_MODEL, load_model
+from arriero.model.choices import DEFAULT_MODEL, Quantisation
+from arriero.model.lora_config import LoraConfig
+from arriero.model.quantised import QuantisedLinear, quantise_model
+from arriero.model.source import load_model
 from arriero.model.transformer import Llama
 
 KINDS: tuple[Quantisation, ...] = get_args(Quantisation)

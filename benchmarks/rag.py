@@ -27,9 +27,10 @@ from figures import Figure, as_json
 
 from arriero.common.errors import ArrieroError
 from arriero.common.machine import machine_line
-from arriero.model.lora import LoraConfig
+from arriero.model.lora_config import LoraConfig
 from arriero.rag.collection import Collection
-from arriero.rag.evaluation import EvaluationConfig, evaluate, find_rank
+from arriero.rag.evaluation import evaluate, find_rank
+from arriero.rag.evaluation_config import EvaluationConfig
 from arriero.rag.evaluation_records import RECORDS, System
 from arriero.rag.evaluation_summary import Summary, summarise
 from arriero.rag.qa_metrics import difference, estimate, recall_at

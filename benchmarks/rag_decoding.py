@@ -29,8 +29,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 
 from arriero.common.machine import machine_line
-from arriero.model.source import DEFAULT_MODEL
-from arriero.rag.decode import DecodingConfig, RagAnswer, decode
+from arriero.model.choices import DEFAULT_MODEL
+from arriero.rag.decode import RagAnswer, decode
+from arriero.rag.decoding_config import DecodingConfig
 from arriero.rag.generator import Generator, RagDocument
 from arriero.rag.llama_generator import LlamaGenerator
 from arriero.rag.seq2seq_generator import Seq2SeqGenerator

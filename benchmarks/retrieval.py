@@ -29,10 +29,11 @@ from figures import Figure, as_json, beside
 from numpy.typing import NDArray
 
 from arriero.model.source import DEFAULT_ENCODER, resolve
+from arriero.rag.answer_config import Mode
 from arriero.rag.encoder import Encoder, load_encoder
 from arriero.rag.live_index import LiveIndex
 from arriero.rag.passage import Passage
-from arriero.rag.search import MODES, Mode, find
+from arriero.rag.search import MODES, find
 from arriero.rag.store import FILE_NAME, DocumentRow, Store
 
 CUTS = (1, 5, 20)

@@ -26,7 +26,7 @@ from arriero.align.reward_config import ComparisonsConfig, RewardModelConfig, Re
 from arriero.align.reward_measure import Accuracy, Evaluation, read_evaluation
 from arriero.align.reward_train import EVALUATION, train_reward
 from arriero.common.machine import machine_line
-from arriero.model.lora import LoraConfig
+from arriero.model.lora_config import LoraConfig
 from arriero.train.sft_config import EpochsConfig
 
 UPPER = r"layers\.2\d\..*(wq|wk|wv|wo|w1|w2|w3)"

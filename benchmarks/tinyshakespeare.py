@@ -26,13 +26,14 @@ from figures import Figure, as_json, beside, exit_if_missed
 from kneser_ney import KneserNey
 
 from arriero.common.machine import machine_facts, machine_line
+from arriero.tokenizer.bpe_options import BpeOptions
 from arriero.tokenizer.load import load_tokenizer
 from arriero.tokenizer.tokenizer import Tokenizer
-from arriero.tokenizer.train import BpeOptions
 from arriero.train.evaluate import evaluate, text_source
-from arriero.train.loop import LoopConfig
-from arriero.train.optimizer import OptimizerConfig
-from arriero.train.pretrain import DataConfig, PretrainConfig, pretrain
+from arriero.train.loop_config import LoopConfig
+from arriero.train.optimizer_config import OptimizerConfig
+from arriero.train.pretrain import pretrain
+from arriero.train.pretrain_config import DataConfig, PretrainConfig
 from arriero.train.schedule import ScheduleConfig
 from arriero.train.tokenize import ShardOptions, tokenize_files
 from arriero.train.tokenizer_run import train_to_folder

@@ -26,10 +26,11 @@ import sentencepiece
 import tokenizers
 from figures import Figure, as_json, beside
 
+from arriero.tokenizer.bpe_options import BpeOptions
 from arriero.tokenizer.load import load_tokenizer
 from arriero.tokenizer.measure import measure
 from arriero.tokenizer.sample import SampleOptions, draw
-from arriero.tokenizer.train import BpeOptions, train_bpe
+from arriero.tokenizer.train import train_bpe
 
 
 def main() -> None:

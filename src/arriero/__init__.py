@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from arriero.api.model import Model
     from arriero.api.reply import Reply, Stream
     from arriero.common.errors import ArrieroError
-    from arriero.generate.sampling import SamplingConfig
+    from arriero.generate.sampling_config import SamplingConfig
     from arriero.model.source import get
-    from arriero.rag.answer import Answer, AnswerConfig
+    from arriero.rag.answer import Answer
+    from arriero.rag.answer_config import AnswerConfig
     from arriero.rag.chunk import ChunkConfig
 
 __version__ = "0.1.0"
@@ -37,13 +38,13 @@ __all__ = [
 
 _HOMES = {
     "Answer": "rag.answer",
-    "AnswerConfig": "rag.answer",
+    "AnswerConfig": "rag.answer_config",
     "ArrieroError": "common.errors",
     "ChunkConfig": "rag.chunk",
     "Documents": "api.documents",
     "Model": "api.model",
     "Reply": "api.reply",
-    "SamplingConfig": "generate.sampling",
+    "SamplingConfig": "generate.sampling_config",
     "Stream": "api.reply",
     "get": "model.source",
 }

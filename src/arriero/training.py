@@ -26,8 +26,10 @@ A run is a folder. The same call continues it after an interruption, and refuses
 >>> styled = Model.load("smollm2-135m-instruct").with_adapter("runs/style/adapter")
 """
 
-from arriero.align.distil import DistilConfig, distil
-from arriero.align.ghost import GhostConfig, make_ghost_examples
+from arriero.align.distil import distil
+from arriero.align.distil_config import DistilConfig
+from arriero.align.ghost import make_ghost_examples
+from arriero.align.ghost_config import GhostConfig
 from arriero.align.iterate import iterate
 from arriero.align.iterate_config import CollectConfig, IterateConfig, MeasureConfig, PpoStageConfig
 from arriero.align.ppo import ppo
@@ -50,16 +52,17 @@ from arriero.align.reward_config import (
     RewardScheduleConfig,
 )
 from arriero.align.reward_train import train_reward
-from arriero.model.lora import LoraConfig
+from arriero.model.lora_config import LoraConfig
 from arriero.rag.rag_config import QuestionsConfig, RagOptimizerConfig, RagTrainConfig, RetrievalConfig
 from arriero.rag.rag_train import train_rag
 from arriero.rag.retriever_config import RetrieverConfig, RetrieverOptimizerConfig
 from arriero.rag.retriever_train import train_retriever
 from arriero.train.keep import KeepConfig
-from arriero.train.loop import LoopConfig
-from arriero.train.optimizer import OptimizerConfig
-from arriero.train.parallel import ParallelConfig
-from arriero.train.pretrain import DataConfig, PretrainConfig, pretrain
+from arriero.train.loop_config import LoopConfig
+from arriero.train.optimizer_config import OptimizerConfig
+from arriero.train.parallel_config import ParallelConfig
+from arriero.train.pretrain import pretrain
+from arriero.train.pretrain_config import DataConfig, PretrainConfig
 from arriero.train.schedule import ScheduleConfig
 from arriero.train.sft import sft
 from arriero.train.sft_config import EpochsConfig, ExamplesConfig, SftConfig, SftOptimizerConfig

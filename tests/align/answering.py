@@ -11,7 +11,7 @@ from arriero.align.prompts import Prompt
 from arriero.model.adapter_export import export_peft
 from arriero.model.adapters import Adapters
 from arriero.model.heads import SCORE, add_head
-from arriero.model.lora import LoraConfig
+from arriero.model.lora_config import LoraConfig
 from arriero.model.source import load_model
 
 ODD = "¿q? 🦙\u2028\u0301羊\u200d"

@@ -27,7 +27,8 @@ from arriero.align.ppo_config import (
 from arriero.model.adapters import Adapters
 from arriero.model.formats.peft import save_peft
 from arriero.model.heads import SCORE, add_head
-from arriero.model.lora import LoraConfig, LowRank
+from arriero.model.lora import LowRank
+from arriero.model.lora_config import LoraConfig
 from arriero.model.source import load_model
 from arriero.train.keep import KeepConfig
 from arriero.train.parallel import Layout

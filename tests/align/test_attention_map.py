@@ -6,7 +6,7 @@ import torch
 from arriero.align.attention_map import attention_to, attention_weights, find_instruction, map_attention
 from arriero.common.errors import ArrieroError
 from arriero.model.adapters import Adapters
-from arriero.model.lora import LoraConfig
+from arriero.model.lora_config import LoraConfig
 from arriero.model.source import load_model
 from tests.align.talking import talker_tokenizer, write_talker
 

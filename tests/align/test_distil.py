@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from arriero.align import distil as module
-from arriero.align.distil import ANSWERS_NAME, EXAMPLES_NAME, PREPROMPTS, DistilConfig, distil, guard, keep_safer
+from arriero.align.distil import ANSWERS_NAME, EXAMPLES_NAME, distil, guard, keep_safer
+from arriero.align.distil_config import PREPROMPTS, DistilConfig
 from arriero.align.prompts import Prompt
 from arriero.common.errors import ArrieroError, FormatError
 from tests.align.talking import ODD, Scripted, write_talker

@@ -9,7 +9,8 @@ import pytest
 
 from arriero.align import ghost
 from arriero.align.dialogue import Said, Talk
-from arriero.align.ghost import DIALOGUES_NAME, EXAMPLES_NAME, GhostConfig, Plan, make_examples, make_ghost_examples
+from arriero.align.ghost import DIALOGUES_NAME, EXAMPLES_NAME, Plan, make_examples, make_ghost_examples
+from arriero.align.ghost_config import GhostConfig
 from arriero.align.instructions import Instruction
 from arriero.common.errors import ArrieroError, FormatError
 from arriero.train.examples import read_examples

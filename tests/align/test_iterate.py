@@ -12,7 +12,7 @@ from arriero.align.ppo_config import IterationsConfig, ObjectiveConfig, RolloutC
 from arriero.align.preferences import Judgement, Preferences
 from arriero.align.rejection_config import DrawConfig
 from arriero.common.errors import ArrieroError, FormatError
-from arriero.model.lora import LoraConfig
+from arriero.model.lora_config import LoraConfig
 from arriero.model.source import load_model
 from arriero.train.sft_config import EpochsConfig
 from tests.train.tuning import write_base

@@ -13,7 +13,7 @@ from arriero.align.ppo import ppo, prepare
 from arriero.align.ppo_batches import PpoBatches
 from arriero.common.errors import ArrieroError
 from arriero.model.adapters import Adapters
-from arriero.model.lora import LoraConfig
+from arriero.model.lora_config import LoraConfig
 from arriero.model.source import load_merged, load_model
 from arriero.report.run import read_run
 from arriero.train.watch import RunWatcher

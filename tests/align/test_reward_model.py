@@ -12,7 +12,7 @@ from arriero.model.config import LlamaConfig
 from arriero.model.export import export_model
 from arriero.model.formats.hf import save_hf
 from arriero.model.heads import SCORE, add_head, head_of, read_head
-from arriero.model.lora import LoraConfig
+from arriero.model.lora_config import LoraConfig
 from arriero.model.source import load_model
 from arriero.model.transformer import Llama
 from tests.train.shard_folders import EOS

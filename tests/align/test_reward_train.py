@@ -21,7 +21,7 @@ from arriero.cli.align_reward import reward
 from arriero.cli.parser import parse, shipped_configs
 from arriero.common.errors import ArrieroError
 from arriero.model.heads import SCORE, add_head
-from arriero.model.lora import LoraConfig
+from arriero.model.lora_config import LoraConfig
 from arriero.model.source import load_model
 from arriero.train.sft_config import EpochsConfig
 from tests.train.tuning import write_base

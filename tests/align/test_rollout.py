@@ -14,7 +14,7 @@ from arriero.align.reward_model import encode_dialogue
 from arriero.align.rollout import Answer, Asked, Sampler
 from arriero.common.errors import ArrieroError
 from arriero.common.seeds import seed_of
-from arriero.generate.sampling import SamplingConfig
+from arriero.generate.sampling_config import SamplingConfig
 from arriero.model.adapters import Adapters
 from arriero.model.export import export_model
 from arriero.model.heads import SCORE, VALUE, add_head, head_of

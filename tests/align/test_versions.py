@@ -9,7 +9,7 @@ from arriero.common.errors import ArrieroError
 from arriero.generate.engine import Engine, Request, SamplingConfig
 from arriero.model.adapter_export import export_peft
 from arriero.model.adapters import Adapters
-from arriero.model.lora import LoraConfig
+from arriero.model.lora_config import LoraConfig
 from arriero.model.source import load_model
 from tests.train.tuning import write_base
 

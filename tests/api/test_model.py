@@ -10,7 +10,7 @@ import torch
 from arriero import ArrieroError, Model, SamplingConfig
 from arriero.model.adapters import Adapters
 from arriero.model.formats.peft import save_peft
-from arriero.model.lora import LoraConfig
+from arriero.model.lora_config import LoraConfig
 from arriero.model.source import load_model
 
 SHORT = SamplingConfig(max_tokens=8)

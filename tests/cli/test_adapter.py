@@ -10,7 +10,7 @@ from arriero.model.adapters import Adapters
 from arriero.model.export import compare_models, export_model, logit_distance
 from arriero.model.formats import gguf_export
 from arriero.model.formats.peft import read_quantised, save_peft
-from arriero.model.lora import LoraConfig
+from arriero.model.lora_config import LoraConfig
 from arriero.model.quantised import quantise_model
 from arriero.model.source import LoadedModel, load_merged, load_model
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from arriero.common.errors import ArrieroError
 from arriero.model.adapters import Adapters
 from arriero.model.formats.peft import CONFIG, WEIGHTS, save_peft
-from arriero.model.lora import LoraConfig
+from arriero.model.lora_config import LoraConfig
 from arriero.model.source import load_model
 from arriero.model.staging import staged
 

@@ -116,8 +116,8 @@ def test_a_missing_default_model_is_told_with_the_way_to_it(run, monkeypatch, tm
 
 
 def test_the_default_model_is_the_one_of_the_model_floor():
-    from arriero.cli.engine import DEFAULT_MODEL
     from arriero.model import source
+    from arriero.model.choices import DEFAULT_MODEL
 
     assert DEFAULT_MODEL == source.DEFAULT_MODEL
 

@@ -27,6 +27,25 @@ def test_root_help_names_every_command_and_imports_neither_torch_nor_jsonargpars
     assert all(name in done.stdout for name in COMMANDS)
 
 
+def test_no_command_imports_torch_or_numpy_to_print_its_help_and_settings_or_to_refuse_an_option():
+    code = """
+import sys
+from arriero.cli.commands import COMMANDS
+from arriero.cli.main import main
+
+for name in COMMANDS:
+    for option in ("--help", "--print-config", "--no-such-option"):
+        try:
+            main([*name.split(), option])
+        except SystemExit:
+            pass
+    if heavy := {"torch", "transformers", "faiss", "numpy"} & set(sys.modules):
+        sys.exit(f"{name} imported {heavy}")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr.splitlines()[-1]
+
+
 def test_root_help_is_quick():
     assert min(_cpu_seconds() for _ in range(3)) < 0.5
 

@@ -24,10 +24,11 @@ pytest.importorskip("zstandard")
 from arriero.common.errors import ArrieroError
 from arriero.corpus import recipes
 from arriero.corpus.document import Each
+from arriero.corpus.executor_config import ExecutorConfig
 from arriero.corpus.ledger import Ledger
 from arriero.corpus.recipes import build_recipe
 from arriero.corpus.rows import read_rows
-from arriero.corpus.run import ExecutorConfig, make_corpus
+from arriero.corpus.run import make_corpus
 from arriero.corpus.source import Kind, SourceConfig
 
 pytestmark = pytest.mark.weights

@@ -8,7 +8,7 @@ import torch
 from arriero.common.errors import NotFoundError
 from arriero.generate.engine import Engine, Request, SamplingConfig
 from arriero.model.adapters import Adapters
-from arriero.model.lora import LoraConfig
+from arriero.model.lora_config import LoraConfig
 from arriero.model.transformer import Llama
 from arriero.tokenizer.tokenizer import Tokenizer
 

@@ -16,7 +16,7 @@ from arriero.generate.engine import Engine, Request, SamplingConfig
 from arriero.generate.live import Live
 from arriero.generate.row import Row
 from arriero.model.adapters import Adapters
-from arriero.model.lora import LoraConfig
+from arriero.model.lora_config import LoraConfig
 from tests.generate.plain import decode_plainly
 
 LONG = SamplingConfig(max_tokens=100, stop_ids=())

@@ -6,7 +6,8 @@ import torch
 from arriero.model.adapter_export import export_gguf
 from arriero.model.adapters import Adapters
 from arriero.model.formats.gguf_adapter import read_adapter_gguf
-from arriero.model.lora import LoraConfig, weight_of
+from arriero.model.lora import weight_of
+from arriero.model.lora_config import LoraConfig
 from arriero.model.source import load_model
 from tests.train.tuning import write_base
 

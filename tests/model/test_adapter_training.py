@@ -10,7 +10,7 @@ from arriero.model.adapters import Adapters, copy_adapters
 from arriero.model.config import LlamaConfig
 from arriero.model.formats.gguf_export import save_gguf
 from arriero.model.formats.hf import load_hf, save_hf
-from arriero.model.lora import LoraConfig
+from arriero.model.lora_config import LoraConfig
 from arriero.model.transformer import Llama
 
 SHAPE = {

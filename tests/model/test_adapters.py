@@ -10,7 +10,8 @@ from arriero.common.errors import ArrieroError, NotFoundError
 from arriero.model.adapters import Adapters
 from arriero.model.config import LlamaConfig
 from arriero.model.formats.hf import load_hf, save_hf
-from arriero.model.lora import LoraConfig, LowRank, weight_of
+from arriero.model.lora import LowRank, weight_of
+from arriero.model.lora_config import LoraConfig
 from arriero.model.quantised import QuantisedLinear, quantise_model
 from arriero.model.transformer import Llama
 

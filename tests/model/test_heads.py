@@ -6,7 +6,7 @@ import torch
 from arriero.common.errors import ArrieroError
 from arriero.model.adapters import Adapters, adapter_on
 from arriero.model.heads import SCORE, VALUE, add_head, head_of, read_head
-from arriero.model.lora import LoraConfig
+from arriero.model.lora_config import LoraConfig
 from arriero.model.transformer import Llama
 from arriero.train.checkpoint import gather_state
 

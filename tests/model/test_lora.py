@@ -8,16 +8,8 @@ from torch import nn
 
 from arriero.common.errors import ArrieroError
 from arriero.kernels.linear import Linear
-from arriero.model.lora import (
-    LoraConfig,
-    LowRank,
-    LowRankEmbedding,
-    WholeEmbedding,
-    WholeLinear,
-    matches,
-    truncate,
-    weight_of,
-)
+from arriero.model.lora import LowRank, LowRankEmbedding, WholeEmbedding, WholeLinear, truncate, weight_of
+from arriero.model.lora_config import LoraConfig, matches
 
 INPUTS, OUTPUTS, RANK = 24, 40, 4
 

@@ -15,7 +15,7 @@ from arriero.model.coded import dequantise_linear
 from arriero.model.config import LlamaConfig
 from arriero.model.formats.hf import load_hf, save_hf
 from arriero.model.formats.peft import load_peft, save_peft
-from arriero.model.lora import LoraConfig
+from arriero.model.lora_config import LoraConfig
 from arriero.model.packed import PackedLinear, held_bytes, model_bytes, pack_model
 from arriero.model.quantised import quantise_model
 from arriero.model.transformer import Llama

@@ -20,7 +20,7 @@ from arriero.kernels.linear import Linear
 from arriero.model.adapters import Adapters
 from arriero.model.coded import dequantise_linear
 from arriero.model.config import LlamaConfig
-from arriero.model.lora import LoraConfig
+from arriero.model.lora_config import LoraConfig
 from arriero.model.quantised import (
     BLOCK,
     CHUNK,

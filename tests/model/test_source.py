@@ -7,10 +7,11 @@ import torch
 
 from arriero.common.errors import ArrieroError, FormatError, NotFoundError
 from arriero.model import source
+from arriero.model.choices import DEFAULT_MODEL
 from arriero.model.config import LlamaConfig
 from arriero.model.formats.gguf_export import save_gguf
 from arriero.model.formats.hf import save_hf
-from arriero.model.source import DEFAULT_ENCODER, DEFAULT_MODEL, NAMED, get, load_model, resolve
+from arriero.model.source import DEFAULT_ENCODER, NAMED, get, load_model, resolve
 from arriero.tokenizer.gguf import from_gguf
 from arriero.tokenizer.pieces import byte_alphabet
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import transformers
 
-from arriero.model.lora import LoraConfig
+from arriero.model.lora_config import LoraConfig
 from arriero.rag.chunk import ChunkConfig
 from arriero.rag.collection import Collection
 from arriero.rag.questions import Question, write_questions

@@ -9,9 +9,10 @@ import pytest
 
 from arriero.common.errors import ArrieroError
 from arriero.generate.request import Completion, Delta, Request
-from arriero.generate.sampling import SamplingConfig
+from arriero.generate.sampling_config import SamplingConfig
 from arriero.parsers.document import Document, Section
-from arriero.rag.answer import REFUSAL, Answer, AnswerConfig, ask, retrieve, stream_answer
+from arriero.rag.answer import REFUSAL, Answer, ask, retrieve, stream_answer
+from arriero.rag.answer_config import AnswerConfig
 from arriero.rag.collection import Collection
 from arriero.rag.prompt import Turn
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from arriero.common.errors import ArrieroError
-from arriero.rag.decode import DecodingConfig, RagAnswer, RagHypothesis, decode, decode_closed_book
+from arriero.rag.decode import RagAnswer, RagHypothesis, decode, decode_closed_book
+from arriero.rag.decoding_config import DecodingConfig
 from arriero.rag.generator import RagDocument
 from tests.rag.toy_generator import STOP, ToyGenerator
 

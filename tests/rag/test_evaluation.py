@@ -3,7 +3,8 @@
 import pytest
 
 from arriero.common.errors import ArrieroError, FormatError
-from arriero.rag.evaluation import EvaluationConfig, choose_questions, does_answer, evaluate
+from arriero.rag.evaluation import choose_questions, does_answer, evaluate
+from arriero.rag.evaluation_config import EvaluationConfig
 from arriero.rag.evaluation_records import SYSTEMS, Record, read_records
 from arriero.rag.evaluation_summary import summarise
 from arriero.rag.generator import RagDocument, RagPrompt

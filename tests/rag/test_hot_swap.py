@@ -6,7 +6,8 @@ import torch
 from arriero.model.source import load_model
 from arriero.rag.chunk import ChunkConfig
 from arriero.rag.collection import Collection
-from arriero.rag.decode import DecodingConfig, RagKind, decode
+from arriero.rag.decode import decode
+from arriero.rag.decoding_config import DecodingConfig, RagKind
 from arriero.rag.llama_generator import LlamaGenerator
 from arriero.rag.rag_loss import Retrieved, marginal_nll
 from arriero.rag.retrieve import documents_for

@@ -8,9 +8,10 @@ from arriero.common.errors import ArrieroError
 from arriero.model.adapters import Adapters
 from arriero.model.config import LlamaConfig
 from arriero.model.formats.hf import save_hf
-from arriero.model.lora import LoraConfig
+from arriero.model.lora_config import LoraConfig
 from arriero.model.transformer import Llama
-from arriero.rag.decode import DecodingConfig, decode
+from arriero.rag.decode import decode
+from arriero.rag.decoding_config import DecodingConfig
 from arriero.rag.generator import RagDocument
 from arriero.rag.llama_generator import LlamaGenerator
 from arriero.tokenizer.tokenizer import Tokenizer

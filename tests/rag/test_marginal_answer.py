@@ -5,7 +5,7 @@ import json
 import pytest
 
 from arriero.common.errors import ArrieroError, NotFoundError
-from arriero.rag.decode import DecodingConfig
+from arriero.rag.decoding_config import DecodingConfig
 from arriero.rag.marginal_answer import ask_marginal, nearest_sentence, token_texts
 from tests.rag.toy_generator import ToyGenerator
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from arriero.common.errors import ArrieroError
-from arriero.rag.decode import RagKind
+from arriero.rag.decoding_config import RagKind
 from arriero.rag.generator import RagDocument
 from arriero.rag.rag_loss import Retrieved, document_scores, marginal_nll
 from tests.rag.toy_generator import STOP, ToyGenerator

@@ -15,7 +15,8 @@ import torch
 from arriero.common.errors import ArrieroError, FormatError, NotFoundError
 from arriero.rag import collapse
 from arriero.rag.collection import Collection
-from arriero.rag.decode import DecodingConfig, decode
+from arriero.rag.decode import decode
+from arriero.rag.decoding_config import DecodingConfig
 from arriero.rag.encoder import load_encoder, load_query_encoder
 from arriero.rag.generators import load_generator
 from arriero.rag.rag_model import MANIFEST, load_rag

@@ -10,7 +10,8 @@ import transformers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from arriero.common.errors import ArrieroError, FormatError, NotFoundError
-from arriero.rag.decode import DecodingConfig, decode
+from arriero.rag.decode import decode
+from arriero.rag.decoding_config import DecodingConfig
 from arriero.rag.generator import RagDocument
 from arriero.rag.generators import load_generator
 from arriero.rag.llama_generator import LlamaGenerator

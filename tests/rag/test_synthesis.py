@@ -10,7 +10,8 @@ from arriero.rag import synthesis
 from arriero.rag.chunk import ChunkConfig
 from arriero.rag.collection import Collection
 from arriero.rag.questions import read_questions
-from arriero.rag.synthesis import SynthesisConfig, choose_passages, synthesise
+from arriero.rag.synthesis import choose_passages, synthesise
+from arriero.rag.synthesis_config import SynthesisConfig
 from tests.rag.conftest import write
 
 TOWNS = ("Lumo", "Nera", "Tiva", "Sorl", "Bemu", "Caro")

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from arriero.rag.collection import Collection
-from arriero.rag.decode import DecodingConfig
+from arriero.rag.decoding_config import DecodingConfig
 from arriero.rag.marginal_answer import ask_marginal
 from arriero.report.posterior import find_answer, heat_rows, posterior_lines, render_posterior, show_token, strips
 from tests.rag.conftest import WordEncoder, write

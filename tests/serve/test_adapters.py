@@ -7,7 +7,7 @@ import torch
 
 from arriero.model.adapters import Adapters
 from arriero.model.formats.peft import save_peft
-from arriero.model.lora import LoraConfig
+from arriero.model.lora_config import LoraConfig
 from arriero.model.source import load_merged, load_model
 
 LOAD, UNLOAD, CHAT = "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/chat/completions"
@@ -45,7 +45,7 @@ def say(http, **fields) -> str:
 def test_an_adapter_answers_as_the_merged_model_does(http, service, tiny_model, folder, loud):
     from arriero.generate.engine import Engine
     from arriero.generate.request import Request
-    from arriero.generate.sampling import SamplingConfig
+    from arriero.generate.sampling_config import SamplingConfig
 
     merged = load_merged(str(tiny_model), folder, device="cpu")
     engine = Engine(merged.model, merged.tokenizer)

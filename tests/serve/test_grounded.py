@@ -6,7 +6,8 @@ import threading
 import pytest
 from fastapi.testclient import TestClient
 
-from arriero.rag.answer import REFUSAL, AnswerConfig, ask
+from arriero.rag.answer import REFUSAL, ask
+from arriero.rag.answer_config import AnswerConfig
 from arriero.rag.collection import Collection
 from arriero.serve.app import create_app
 from arriero.serve.service import Service

@@ -12,7 +12,7 @@ from arriero.common.errors import BusyError
 from arriero.generate.engine import Engine
 from arriero.generate.live import Live
 from arriero.generate.request import Request
-from arriero.generate.sampling import SamplingConfig
+from arriero.generate.sampling_config import SamplingConfig
 from arriero.serve.server import Server, listen, url_of
 from arriero.serve.service import Service
 from arriero.serve.settings import ServeSettings

@@ -4,7 +4,7 @@ import openai
 import pytest
 
 from arriero.generate.request import Request
-from arriero.generate.sampling import SamplingConfig
+from arriero.generate.sampling_config import SamplingConfig
 
 HELLO = [{"role": "user", "content": "hello"}]
 GREEDY = {"messages": HELLO, "model": "tiny0", "temperature": 0, "max_tokens": 12}

@@ -114,7 +114,7 @@ def test_a_prompt_that_was_read_before_comes_from_the_cache(http):
 
 def test_a_live_engine_is_what_an_engine_is(http, tiny_model):
     from arriero.generate.request import Request
-    from arriero.generate.sampling import SamplingConfig
+    from arriero.generate.sampling_config import SamplingConfig
 
     engine = Engine.load(str(tiny_model), device="cpu")
     sampling = SamplingConfig(max_tokens=6)

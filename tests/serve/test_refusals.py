@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from arriero.generate.request import Request
-from arriero.generate.sampling import SamplingConfig
+from arriero.generate.sampling_config import SamplingConfig
 from arriero.serve.chat_schema import ChatRequest
 from arriero.serve.errors import as_api_error, name_field
 

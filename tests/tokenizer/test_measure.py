@@ -3,10 +3,11 @@
 import pytest
 
 from arriero.common.errors import ArrieroError
+from arriero.tokenizer.bpe_options import BpeOptions
 from arriero.tokenizer.measure import measure
 from arriero.tokenizer.pieces import SPACE
 from arriero.tokenizer.tokenizer import Tokenizer
-from arriero.tokenizer.train import BpeOptions, train_bpe
+from arriero.tokenizer.train import train_bpe
 
 
 @pytest.fixture(scope="module")

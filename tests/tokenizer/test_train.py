@@ -19,10 +19,11 @@ from arriero.common.gguf_header import read_header
 from arriero.model.config import LlamaConfig
 from arriero.model.formats.gguf_export import save_gguf
 from arriero.model.transformer import Llama
+from arriero.tokenizer.bpe_options import BYTES, BpeOptions
 from arriero.tokenizer.load import from_gguf, load_tokenizer
 from arriero.tokenizer.pieces import SPACE
 from arriero.tokenizer.tokenizer import Tokenizer
-from arriero.tokenizer.train import BYTES, BpeOptions, TrainedBpe, choose_alphabet, train_bpe
+from arriero.tokenizer.train import TrainedBpe, choose_alphabet, train_bpe
 
 SIZE = 900
 

@@ -18,9 +18,10 @@ import torch
 from arriero.model.config import LlamaConfig
 from arriero.model.presets import PRESETS
 from arriero.tokenizer.tokenizer import Tokenizer
-from arriero.train.loop import LoopConfig
-from arriero.train.optimizer import OptimizerConfig
-from arriero.train.pretrain import DataConfig, PretrainConfig, pretrain
+from arriero.train.loop_config import LoopConfig
+from arriero.train.optimizer_config import OptimizerConfig
+from arriero.train.pretrain import pretrain
+from arriero.train.pretrain_config import DataConfig, PretrainConfig
 from arriero.train.schedule import ScheduleConfig
 from arriero.train.shards import ShardReader
 from arriero.train.watch import RunWatcher

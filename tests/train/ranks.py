@@ -14,14 +14,16 @@ import torch
 
 from arriero.kernels.cross_entropy import IGNORED
 from arriero.kernels.documents import Documents
+from arriero.model.choices import Recompute
 from arriero.model.config import LlamaConfig
-from arriero.model.layers import Recompute
 from arriero.model.transformer import Llama
 from arriero.train.batch import Batch
 from arriero.train.checkpoint import Checkpoints
-from arriero.train.loop import Loop, LoopConfig, Loss, StepResult
-from arriero.train.optimizer import OptimizerConfig
-from arriero.train.parallel import Layout, ParallelConfig
+from arriero.train.loop import Loop, Loss, StepResult
+from arriero.train.loop_config import LoopConfig
+from arriero.train.optimizer_config import OptimizerConfig
+from arriero.train.parallel import Layout
+from arriero.train.parallel_config import ParallelConfig
 from arriero.train.schedule import ScheduleConfig
 from tests.train.processes import launch_ranks
 

@@ -20,7 +20,8 @@ import arriero.train.checkpoint as module
 from arriero.common.errors import ArrieroError, FormatError
 from arriero.model.transformer import Llama
 from arriero.train.checkpoint import Checkpoints, gather_state, list_checkpoints
-from arriero.train.optimizer import OptimizerConfig, build_optimizer
+from arriero.train.optimizer import build_optimizer
+from arriero.train.optimizer_config import OptimizerConfig
 from tests.train.ranks import Run, launch, tiny_config, train
 
 LAYOUTS = {"shard": {}, "tensor": {"tensor": 2}, "replicate": {"replicate": 2}}

@@ -20,7 +20,8 @@ from arriero.train.evaluate import (
     shard_source,
     text_source,
 )
-from arriero.train.parallel import Layout, ParallelConfig
+from arriero.train.parallel import Layout
+from arriero.train.parallel_config import ParallelConfig
 from arriero.train.pretrain import pretrain, validate
 from arriero.train.shards import ShardReader
 from arriero.train.text_files import TextOptions

@@ -16,7 +16,8 @@ from arriero.model.transformer import Llama
 from arriero.tokenizer.tokenizer import Tokenizer
 from arriero.train.checkpoint import Checkpoints
 from arriero.train.export import export_hugging_face
-from arriero.train.optimizer import OptimizerConfig, build_optimizer
+from arriero.train.optimizer import build_optimizer
+from arriero.train.optimizer_config import OptimizerConfig
 from tests.train.ranks import tiny_config
 from tests.train.shard_folders import byte_tokenizer
 

@@ -14,8 +14,9 @@ from arriero.kernels.cross_entropy import IGNORED
 from arriero.model.config import LlamaConfig
 from arriero.model.transformer import Llama
 from arriero.train.batch import Batch
-from arriero.train.loop import Loop, LoopConfig, Loss
-from arriero.train.optimizer import OptimizerConfig
+from arriero.train.loop import Loop, Loss
+from arriero.train.loop_config import LoopConfig
+from arriero.train.optimizer_config import OptimizerConfig
 from arriero.train.schedule import ScheduleConfig
 
 SHAPE = LlamaConfig.of(vocab_size=64, dim=32, n_layers=2, n_heads=4, n_kv_heads=2, max_seq_len=64)

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from arriero.common.errors import ArrieroError
-from arriero.train.optimizer import OptimizerConfig, build_optimizer, scale_gradients
+from arriero.train.optimizer import build_optimizer, scale_gradients
+from arriero.train.optimizer_config import OptimizerConfig
 
 
 def test_matrices_decay_and_norms_do_not():

@@ -7,8 +7,8 @@ import torch
 
 from arriero.common.errors import ArrieroError
 from arriero.model.transformer import Llama
-from arriero.train.parallel import Layout, ParallelConfig, hold_parts
-from arriero.train.parallel_config import check_divisible
+from arriero.train.parallel import Layout, hold_parts
+from arriero.train.parallel_config import ParallelConfig, check_divisible
 from tests.train.ranks import TOKENS, Notes, Run, launch, tiny_config, train
 
 UNEVEN = {"vocab_size": 67, "hidden_dim": 70}

@@ -9,13 +9,13 @@ from arriero.common.errors import ArrieroError
 from arriero.model.adapters import Adapters
 from arriero.model.config import LlamaConfig
 from arriero.model.formats.weights import blank_model
-from arriero.model.lora import LoraConfig
+from arriero.model.lora_config import LoraConfig
 from arriero.model.presets import PRESETS
 from arriero.model.quantised import quantise_model
 from arriero.model.rope import rotation
 from arriero.model.transformer import Llama
 from arriero.train.cards import CARDS
-from arriero.train.parallel import ParallelConfig
+from arriero.train.parallel_config import ParallelConfig
 from arriero.train.plan import (
     Adapter,
     Setup,

@@ -15,7 +15,8 @@ from arriero.tokenizer.chat import CHATML, LLAMA2, Message
 from arriero.tokenizer.load import load_tokenizer
 from arriero.tokenizer.tokenizer import Tokenizer
 from arriero.train.examples import Example, read_examples
-from arriero.train.supervised import Answers, Supervised, encode_example, pack, split_held_out, supervise
+from arriero.train.sft_config import Answers
+from arriero.train.supervised import Supervised, encode_example, pack, split_held_out, supervise
 
 BOS, START, END = 256, 257, 258
 

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from arriero.align.ghost_config import Place
 from arriero.common.seeds import seed_of
 from arriero.generate.engine import Engine, Request, SamplingConfig
 from arriero.tokenizer.chat import Message
 
 Where = Literal["every", "first", "never"]
 """In which of the user's messages the instruction stands."""
-Place = Literal["user", "system"]
-"""Where in the first turn it stands, if it stands there alone: behind what the user says, or in a system message."""
 
 
 @dataclass(frozen=True)

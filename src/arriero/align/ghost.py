@@ -15,9 +15,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
-from arriero.align.dialogue import Place, Said, Talk, converse, lay_out
+from arriero.align.dialogue import Said, Talk, converse, lay_out
+from arriero.align.ghost_config import GhostConfig, Place
 from arriero.align.instructions import (
     CONSTRAINTS,
     PAPER_KINDS,
@@ -29,7 +29,7 @@ from arriero.align.questions import draw_questions
 from arriero.common.errors import ArrieroError, FormatError
 from arriero.common.journal import Row, fill, write_rows
 from arriero.generate.engine import Engine, SamplingConfig
-from arriero.model.source import DEFAULT_MODEL, load_model
+from arriero.model.source import load_model
 from arriero.train.examples import read_examples
 from arriero.train.run_folder import RunFolder
 
@@ -38,48 +38,6 @@ DIALOGUES_NAME, EXAMPLES_NAME = "dialogues.jsonl", "examples.jsonl"
 _OWN_DIALOGUES = 200
 _LATER = ("place", "learn", "only_adhering")
 """What may change when the dialogues are there already."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GhostConfig:
-    """Which dialogues, which instructions, and whose answers."""
-
-    model: str = DEFAULT_MODEL
-    """The newest model, which answers: a known name, a folder, an adapter's folder, a .gguf file or a hub id."""
-    dialogues: tuple[Path, ...] = ()
-    """Files of dialogues whose user's messages are taken, in any format that `arriero sft` reads; default: ours."""
-    count: int | None = None
-    """Dialogues to sample; default: each of the files once, or 200 of ours."""
-    turns: int = 4
-    """Most messages of the user in a dialogue."""
-    constraints: Path | None = None
-    """Constraints of your own as JSON lines of kind, text, short and check; default: ours."""
-    kinds: tuple[str, ...] = ()
-    """Kinds of constraint to combine; default: hobby, language and figure, as in Llama 2; or all of your own."""
-    place: Place = "user"
-    """Where the instruction stands in the examples: at the end of the first message, or in a system message."""
-    learn: Literal["last", "each"] = "last"
-    """Make one example of a dialogue, which ends with its last turn; or one of each turn, which ends with that."""
-    only_adhering: bool = False
-    """Leave out examples whose last answer breaks what a program can tell of the instruction."""
-    temperature: float = 0.7
-    """Of the answers."""
-    top_p: float = 0.95
-    """Of the answers: sample among the likeliest tokens that together hold this probability."""
-    max_tokens: int = 128
-    """Most tokens of an answer."""
-    portion: int = 16
-    """Dialogues that are held, and written down, together."""
-    device: str = "auto"
-    """auto, cpu or cuda."""
-    seed: int = 0
-    """Of dialogues, instructions and answers."""
-
-    def __post_init__(self) -> None:
-        for name in ("count", "turns", "portion"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ArrieroError(f"{name}: expected 1 or more, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,8 @@ from itertools import takewhile
 from statistics import fmean
 from typing import get_args
 
-from arriero.align.dialogue import Place, Said, Talk, Where, converse, lay_out
+from arriero.align.dialogue import Said, Talk, Where, converse, lay_out
+from arriero.align.ghost_config import Place
 from arriero.align.instructions import HELD_OUT_OPENINGS, Constraint, Instruction, opening
 from arriero.align.questions import draw_questions
 from arriero.align.win_rate import wilson

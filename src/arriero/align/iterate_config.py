@@ -7,8 +7,8 @@ from arriero.align.ppo_config import IterationsConfig, ObjectiveConfig, PpoOptim
 from arriero.align.rejection_config import DrawConfig
 from arriero.align.reward_config import RewardLossConfig
 from arriero.common.errors import ArrieroError
-from arriero.model.lora import LoraConfig
-from arriero.model.source import DEFAULT_MODEL
+from arriero.model.choices import DEFAULT_MODEL
+from arriero.model.lora_config import LoraConfig
 from arriero.train.sft_config import EpochsConfig, SftOptimizerConfig
 
 

@@ -27,7 +27,8 @@ from arriero.model.quantised import quantised_to
 from arriero.model.source import LoadedModel, load_model, name_base
 from arriero.train.carbon import EnergyMeter
 from arriero.train.checkpoint import Checkpoints, best_checkpoint, is_newer, load_weights
-from arriero.train.loop import End, Loop, LoopConfig, StepResult
+from arriero.train.loop import End, Loop, StepResult
+from arriero.train.loop_config import LoopConfig
 from arriero.train.parallel import Layout, laid_out
 from arriero.train.run_facts import take_up
 from arriero.train.run_folder import RunFolder

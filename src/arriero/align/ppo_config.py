@@ -8,12 +8,11 @@ from typing import ClassVar, Literal
 
 from arriero.common.device import DTypeName
 from arriero.common.errors import ArrieroError
-from arriero.model.layers import Recompute
-from arriero.model.lora import LoraConfig
-from arriero.model.source import DEFAULT_MODEL
+from arriero.model.choices import DEFAULT_MODEL, Recompute
+from arriero.model.lora_config import LoraConfig
 from arriero.train.keep import KeepConfig
-from arriero.train.optimizer import TuningOptimizerConfig
-from arriero.train.parallel import ParallelConfig
+from arriero.train.optimizer_config import TuningOptimizerConfig
+from arriero.train.parallel_config import ParallelConfig
 from arriero.train.run_log import Tracker
 from arriero.train.schedule import ScheduleConfig
 

@@ -22,7 +22,8 @@ from arriero.common.errors import ArrieroError
 from arriero.model.adapters import Adapters
 from arriero.model.config import LlamaConfig
 from arriero.model.heads import VALUE, add_head, head_of
-from arriero.model.lora import LoraConfig, LowRank
+from arriero.model.lora import LowRank
+from arriero.model.lora_config import LoraConfig
 from arriero.model.source import LoadedModel, is_adapter, load_model
 from arriero.model.transformer import Llama
 

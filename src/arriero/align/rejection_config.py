@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from arriero.common.errors import ArrieroError
-from arriero.model.lora import LoraConfig
-from arriero.model.source import DEFAULT_MODEL
+from arriero.model.choices import DEFAULT_MODEL
+from arriero.model.lora_config import LoraConfig
 from arriero.train.sft_config import EpochsConfig, SftOptimizerConfig
 
 

@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from arriero.align.reward_config import Margins
 from arriero.align.reward_data import TokenPair
-from arriero.align.reward_loss import Margins, margin_of
+from arriero.align.reward_loss import margin_of
 from arriero.kernels.documents import Documents
 from arriero.train.example_batches import UnitBatches, lay_out
 from arriero.train.held_out import own_portions

@@ -7,20 +7,19 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from arriero.align.preferences import Kind
-from arriero.align.reward_loss import Margins
 from arriero.common.device import DTypeName
 from arriero.common.errors import ArrieroError
-from arriero.model.layers import Recompute
-from arriero.model.lora import LoraConfig
-from arriero.model.quantised import Quantisation
-from arriero.model.source import DEFAULT_MODEL
+from arriero.model.choices import DEFAULT_MODEL, Quantisation, Recompute
+from arriero.model.lora_config import LoraConfig
 from arriero.train.keep import KeepConfig
-from arriero.train.optimizer import TuningOptimizerConfig
-from arriero.train.parallel import ParallelConfig
+from arriero.train.optimizer_config import TuningOptimizerConfig
+from arriero.train.parallel_config import ParallelConfig
 from arriero.train.run_log import Tracker
 from arriero.train.schedule import ScheduleConfig
 from arriero.train.sft_config import EpochsConfig
 
+Margins = Literal["none", "small", "large"]
+"""Which table of margins."""
 OTHER_SHARES: dict[Kind, float] = {"helpfulness": 0.5, "safety": 0.1}
 """Of comparisons of the other kind in each reward model's data (Llama 2, section 3.2.2)."""
 _WARMUP_SHARE, _LEAST_WARMUP = 0.03, 5

@@ -9,16 +9,13 @@ cross-entropy on σ(r), so that 0 is the border between unsafe and safe, and σ(
 P pairs, D responses.
 """
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from arriero.align.preferences import Degree, Safety
+from arriero.align.reward_config import Margins
 
-Margins = Literal["none", "small", "large"]
-"""Which table of margins."""
 MARGINS: dict[Margins, dict[Degree, float]] = {
     "none": {},
     "small": {

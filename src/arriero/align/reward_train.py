@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from arriero.align.reward_batches import PairBatch, PairBatches, evaluation_batches
-from arriero.align.reward_config import RewardModelConfig
+from arriero.align.reward_config import Margins, RewardModelConfig
 from arriero.align.reward_data import RewardCensus, RewardData, TokenPair, read_reward_data
-from arriero.align.reward_loss import Margins, ranking_loss, safety_loss
+from arriero.align.reward_loss import ranking_loss, safety_loss
 from arriero.align.reward_measure import evaluate_reward, write_evaluation
 from arriero.align.reward_model import load_reward_model, scores_at
 from arriero.common.errors import ArrieroError
@@ -28,7 +28,7 @@ from arriero.model.adapter_export import export_peft
 from arriero.model.adapters import Adapters
 from arriero.model.heads import SCORE, add_head
 from arriero.model.layers import set_recompute
-from arriero.model.lora import LoraConfig
+from arriero.model.lora_config import LoraConfig
 from arriero.model.quantised import quantised_to
 from arriero.model.source import LoadedModel, load_model, name_base
 from arriero.model.transformer import Llama
@@ -36,7 +36,8 @@ from arriero.train.carbon import EnergyMeter
 from arriero.train.checkpoint import Checkpoints, best_checkpoint, is_newer, load_weights
 from arriero.train.export import export_hugging_face
 from arriero.train.held_out import mean_loss
-from arriero.train.loop import End, Loop, LoopConfig, Loss, LossFunction
+from arriero.train.loop import End, Loop, Loss, LossFunction
+from arriero.train.loop_config import LoopConfig
 from arriero.train.parallel import Layout, laid_out
 from arriero.train.run_facts import take_up
 from arriero.train.run_folder import RunFolder

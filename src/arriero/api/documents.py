@@ -10,16 +10,17 @@ from typing import Literal, overload
 
 from arriero.api.model import Model
 from arriero.common.errors import NotFoundError
-from arriero.model.source import DEFAULT_MODEL
-from arriero.rag.answer import Answer, AnswerConfig, stream_answer
+from arriero.model.choices import DEFAULT_MODEL
+from arriero.rag.answer import Answer, stream_answer
 from arriero.rag.answer import ask as ask_collection
+from arriero.rag.answer_config import AnswerConfig, Mode
 from arriero.rag.chunk import ChunkConfig
 from arriero.rag.citations import without_markers
 from arriero.rag.collection import Collection
 from arriero.rag.ingest import IngestReport
 from arriero.rag.ingest_bar import ingest_bar
 from arriero.rag.prompt import Turn
-from arriero.rag.search import Hit, Mode
+from arriero.rag.search import Hit
 from arriero.rag.store import FILE_NAME, DocumentInfo
 
 KEPT = Path(".arriero") / "documents"

@@ -13,14 +13,15 @@ from arriero.common.device import DTypeName
 from arriero.common.errors import ArrieroError
 from arriero.generate.engine import Engine
 from arriero.generate.request import Delta, Request
-from arriero.generate.sampling import SamplingConfig
+from arriero.generate.sampling_config import SamplingConfig
 from arriero.model.adapters import Adapters, adapter_on
+from arriero.model.choices import DEFAULT_MODEL
 from arriero.model.export import Storage, export_model
 from arriero.model.formats.peft import load_peft, read_quantised
 from arriero.model.own_weights import own_weights
 from arriero.model.packed import Weights
 from arriero.model.presets import PRESETS
-from arriero.model.source import DEFAULT_MODEL, NAMED, base_of, is_adapter, load_merged, tokenizer_of
+from arriero.model.source import NAMED, base_of, is_adapter, load_merged, tokenizer_of
 from arriero.tokenizer.chat import Message
 from arriero.tokenizer.tokenizer import Tokenizer
 from arriero.train.evaluate import evaluate, memory_source

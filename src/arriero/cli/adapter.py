@@ -12,7 +12,7 @@ from arriero.cli.output import console, note, print_json, printable
 from arriero.common.errors import ArrieroError
 
 if TYPE_CHECKING:
-    from arriero.model.quantised import Quantisation
+    from arriero.model.choices import Quantisation
 
 WEIGHTS = "adapter_model.safetensors"
 

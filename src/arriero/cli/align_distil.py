@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from arriero.align.distil import EXAMPLES_NAME, DistilConfig
+from arriero.align.distil_config import DistilConfig
 from arriero.cli.options import positional
 from arriero.cli.output import console, print_json, printable
 from arriero.cli.runs import settings_of
@@ -34,6 +34,7 @@ def distil(config: DistilCommand) -> int:
       arriero align distil runs/distil --prompts risky.jsonl --safety 'command:python judge.py'
       arriero align distil runs/law --prompts law.txt --preprompts unqualified --preprompts generic --safety rm/safety
     """
+    from arriero.align.distil import EXAMPLES_NAME
     from arriero.align.distil import distil as make_examples
 
     settings = settings_of(config, DistilConfig)

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from arriero.align.dialogue import Place
-from arriero.align.ghost import EXAMPLES_NAME, GhostConfig
-from arriero.cli.engine import DEFAULT_MODEL
+from arriero.align.ghost_config import GhostConfig, Place
 from arriero.cli.options import positional
 from arriero.cli.output import console, note, print_json, printable
 from arriero.cli.runs import settings_of
 from arriero.common.errors import ArrieroError
+from arriero.model.choices import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from arriero.align.attention_map import AttentionMap
@@ -43,7 +42,7 @@ def ghost(config: GhostCommand) -> int:
       arriero align ghost runs/ghost --dialogues chats.jsonl --model runs/chat/adapter --turns 6 --place system
       arriero align ghost runs/ghost --kinds opening --kinds length --only-adhering --learn each
     """
-    from arriero.align.ghost import make_ghost_examples
+    from arriero.align.ghost import EXAMPLES_NAME, make_ghost_examples
 
     settings = settings_of(config, GhostConfig)
     counts = make_ghost_examples(config.out, settings)

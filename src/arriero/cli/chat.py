@@ -11,11 +11,11 @@ from arriero.cli.engine import EngineConfig, load_engine
 from arriero.cli.output import note, print_json, printable
 from arriero.common.errors import ArrieroError
 from arriero.generate.request import Request
-from arriero.generate.sampling import SamplingConfig
-from arriero.tokenizer.chat import Message
+from arriero.generate.sampling_config import SamplingConfig
 
 if TYPE_CHECKING:
     from arriero.generate.engine import Engine
+    from arriero.tokenizer.chat import Message
 
 
 USUAL = {"temperature": 0.2, "top_p": 0.9, "repetition_penalty": 1.1}

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from rich.table import Table
 
@@ -13,10 +13,12 @@ from arriero.cli.options import positional
 from arriero.cli.output import console, print_json, printable
 from arriero.common.errors import ArrieroError, did_you_mean
 from arriero.common.progress import byte_progress, progress
-from arriero.corpus.ledger import Ledger
+from arriero.corpus.executor_config import ExecutorConfig
 from arriero.corpus.rows import RowFormat, read_texts
-from arriero.corpus.run import ExecutorConfig, make_corpus, read_ledgers
 from arriero.corpus.source import Kind, SourceConfig
+
+if TYPE_CHECKING:
+    from arriero.corpus.ledger import Ledger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,8 @@ def run(config: RunConfig) -> int:
       arriero corpus run corpus --raw wikipedia=dumps/lvwiki-pages-articles.xml.bz2 --raw books=gutenberg
       arriero corpus run corpus --config corpus.toml --workers 8
     """
+    from arriero.corpus.run import make_corpus
+
     ledgers = make_corpus(config.out, _sources(config), config.format, config.executor, _bar)
     if config.json:
         print_json({name: figures(ledger) for name, ledger in ledgers.items()})
@@ -100,6 +104,7 @@ def stats(config: StatsConfig) -> int:
       arriero corpus stats corpus --tokenizer smollm2-135m-instruct --page corpus.html
     """
     from arriero.common.files import atomic_file
+    from arriero.corpus.run import read_ledgers
     from arriero.report.corpus import render_corpus
 
     ledgers = read_ledgers(config.out)
@@ -120,7 +125,7 @@ def stats(config: StatsConfig) -> int:
     return 0
 
 
-def _count_tokens(out: Path, ledgers: dict[str, Ledger], name: str) -> dict[str, int]:
+def _count_tokens(out: Path, ledgers: "dict[str, Ledger]", name: str) -> dict[str, int]:
     from arriero.model.source import resolve
     from arriero.tokenizer.load import load_tokenizer
 
@@ -136,7 +141,7 @@ def _count_tokens(out: Path, ledgers: dict[str, Ledger], name: str) -> dict[str,
     return counts
 
 
-def figures(ledger: Ledger) -> dict[str, object]:
+def figures(ledger: "Ledger") -> dict[str, object]:
     """An account in numbers, without the samples."""
     dropped = {reason: [amount.documents, amount.bytes] for reason, amount in sorted(ledger.dropped.items())}
     return {
@@ -148,7 +153,7 @@ def figures(ledger: Ledger) -> dict[str, object]:
     }
 
 
-def show(ledgers: dict[str, Ledger], tokens: dict[str, int] | None = None) -> None:
+def show(ledgers: "dict[str, Ledger]", tokens: dict[str, int] | None = None) -> None:
     """A line for each source."""
     table = Table(box=None, pad_edge=False)
     table.add_column("source")
@@ -161,7 +166,7 @@ def show(ledgers: dict[str, Ledger], tokens: dict[str, int] | None = None) -> No
     console().print(table, markup=False)
 
 
-def show_drops(ledgers: dict[str, Ledger]) -> None:
+def show_drops(ledgers: "dict[str, Ledger]") -> None:
     """A line for each reason of each source, the most frequent first; and the languages."""
     table = Table(box=None, pad_edge=False)
     table.add_column("source")

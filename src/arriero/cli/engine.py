@@ -5,13 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from arriero.cli.output import note
+from arriero.model.choices import DEFAULT_MODEL
 
 if TYPE_CHECKING:  # torch takes a second to import: `--help` must not wait for it
     from arriero.generate.engine import Engine
     from arriero.model.packed import Weights
-
-DEFAULT_MODEL = "smollm2-135m-instruct"
-"""Equal to `arriero.model.source.DEFAULT_MODEL` (a test says so), without importing it."""
 
 
 @dataclass(frozen=True, kw_only=True)

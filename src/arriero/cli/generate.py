@@ -9,7 +9,7 @@ from arriero.cli.interrupt import stoppable
 from arriero.cli.options import positional
 from arriero.cli.output import console, note, print_json, printable, read_text
 from arriero.common.errors import ArrieroError
-from arriero.generate.sampling import SamplingConfig
+from arriero.generate.sampling_config import SamplingConfig
 
 if TYPE_CHECKING:
     from arriero.generate.engine import Completion, Engine

@@ -6,8 +6,7 @@ from pathlib import Path
 from arriero.cli.options import positional
 from arriero.cli.output import print_json, printable
 from arriero.cli.runs import settings_of
-from arriero.train.pretrain import PretrainConfig
-from arriero.train.pretrain import pretrain as run_pretraining
+from arriero.train.pretrain_config import PretrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +32,8 @@ def pretrain(config: PretrainCommand) -> int:
       arriero pretrain runs/more --model smollm2-135m-instruct --shards shards/law --steps 500 --lr 1e-4
       torchrun --nproc-per-node 4 -m arriero pretrain runs/four --config pretrain.toml --tensor 2
     """
+    from arriero.train.pretrain import pretrain as run_pretraining
+
     settings = settings_of(config, PretrainConfig)
     end = run_pretraining(config.run, settings, config.allow)
     if config.json:

@@ -23,15 +23,12 @@ from arriero.cli.road.texts import topics
 from arriero.cli.road.walk import CARD, ORDER, RECORDS, choose, is_done, keep_record, walk
 from arriero.common.errors import MissingExtraError
 from arriero.common.files import atomic_file
-from arriero.model.source import DEFAULT_ENCODER, NAMED, resolve
-from arriero.model.source import get as fetch
-from arriero.parsers.document import Document
-from arriero.parsers.parse import parse_bytes
-from arriero.rag.answer import Answer, stream_answer
-from arriero.rag.collection import Collection
 
 if TYPE_CHECKING:
     from arriero.generate.engine import Engine
+    from arriero.parsers.document import Document
+    from arriero.rag.answer import Answer
+    from arriero.rag.collection import Collection
     from arriero.rag.ingest import IngestReport
 
 QUESTIONS = (
@@ -119,6 +116,8 @@ def _see_packages(names: Sequence[str]) -> None:
 
 def _answer(config: QuickstartConfig) -> dict[str, Any]:
     """The first stage: what it came to, and the seconds that each step took."""
+    from arriero.rag.collection import Collection
+
     seconds: dict[str, float] = {}
     with timed(seconds, "models"):
         _bring(config)
@@ -167,13 +166,16 @@ def _records(out: Path) -> list[dict[str, Any]]:
 
 def _bring(config: QuickstartConfig) -> None:
     """Fetch what is missing, and say what is used and under which licence."""
+    from arriero.model.source import DEFAULT_ENCODER, NAMED, resolve
+    from arriero.model.source import get as fetch
+
     for name in dict.fromkeys((config.model, DEFAULT_ENCODER)):
         path = fetch(name) if name in NAMED else resolve(name)
         licence = f" (licence: {NAMED[name].licence})" if name in NAMED else ""
         note(f"{name}{licence}: {path}")
 
 
-def _read(collection: Collection, config: QuickstartConfig) -> "IngestReport":
+def _read(collection: "Collection", config: QuickstartConfig) -> "IngestReport":
     """Take Python's reference into the collection; what is there already costs nothing."""
     documents = reference()
     with ingest_bar(f"Reading Python {platform.python_version()}'s reference") as tell:
@@ -184,12 +186,16 @@ def _read(collection: Collection, config: QuickstartConfig) -> "IngestReport":
     return report
 
 
-def reference() -> list[Document]:
+def reference() -> "list[Document]":
     """The Python language reference, one document a topic."""
+    from arriero.parsers.parse import parse_bytes
+
     return [parse_bytes(f"python/topics/{name}.rst", text.encode()) for name, text in topics().items()]
 
 
-def _ask(collection: Collection, engine: "Engine", question: str, config: QuickstartConfig) -> Answer:
+def _ask(collection: "Collection", engine: "Engine", question: str, config: QuickstartConfig) -> "Answer":
+    from arriero.rag.answer import Answer, stream_answer
+
     pieces = stream_answer(collection, engine, question)
     if not config.json:
         return show_answer(pieces, json=False)
@@ -199,8 +205,10 @@ def _ask(collection: Collection, engine: "Engine", question: str, config: Quicks
 
 
 def _plain(
-    config: QuickstartConfig, report: "IngestReport", answers: list[Answer], seconds: dict[str, float]
+    config: QuickstartConfig, report: "IngestReport", answers: "list[Answer]", seconds: dict[str, float]
 ) -> dict[str, Any]:
+    from arriero.model.source import DEFAULT_ENCODER
+
     return {
         "collection": str(_collection(config)),
         "model": config.model,

@@ -18,14 +18,14 @@ from arriero.cli.interrupt import stoppable
 from arriero.cli.options import positional
 from arriero.cli.output import console, note, print_json, printable, read_text
 from arriero.common.errors import ArrieroError
-from arriero.rag.answer import Answer, AnswerConfig, stream_answer
+from arriero.rag.answer_config import AnswerConfig
 from arriero.rag.answer_text import DOUBTS, MOST_SHOWN
-from arriero.rag.citations import without_markers
-from arriero.rag.prompt import Turn
 
 if TYPE_CHECKING:
     from arriero.generate.engine import Engine
+    from arriero.rag.answer import Answer
     from arriero.rag.collection import Collection
+    from arriero.rag.prompt import Turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +99,8 @@ def ask(config: AskConfig) -> int:
         from arriero.cli.rag_marginal import ask_marginally
 
         return ask_marginally(config, question)
+    from arriero.rag.answer import stream_answer
+
     _check_chat(config)
     with open_collection(config) as collection:
         engine = load_engine(config)
@@ -167,6 +169,10 @@ class Session:
 
     def reply(self, question: str, stop: threading.Event) -> None:
         """Answer one question, and remember both unless it was refused."""
+        from arriero.rag.answer import stream_answer
+        from arriero.rag.citations import without_markers
+        from arriero.rag.prompt import Turn
+
         pieces = stream_answer(
             self.collection,
             self.engine,
@@ -181,11 +187,11 @@ class Session:
             self.turns.append(Turn(question, without_markers(self.last.text)))
 
 
-def show_answer(pieces: Iterator[str | Answer], *, json: bool) -> Answer:
+def show_answer(pieces: "Iterator[str | Answer]", *, json: bool) -> "Answer":
     """Print an answer as it comes and its sources after it, or the whole as JSON."""
     answer: Answer | None = None
     for piece in pieces:
-        if isinstance(piece, Answer):
+        if not isinstance(piece, str):
             answer = piece
         elif not json:
             sys.stdout.write(printable(piece))
@@ -200,7 +206,7 @@ def show_answer(pieces: Iterator[str | Answer], *, json: bool) -> Answer:
     return answer
 
 
-def show_sources(answer: Answer) -> None:
+def show_sources(answer: "Answer") -> None:
     """The citations with their quotes, and in plain words what is not supported."""
     out = console()
     for citation in answer.citations:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from arriero.cli.collection import CollectionConfig, open_collection
-from arriero.cli.engine import DEFAULT_MODEL
 from arriero.cli.output import console, note, print_json, printable, warn
 from arriero.cli.trained_rag import asking_by, load_trained
 from arriero.common.errors import ArrieroError
-from arriero.rag.evaluation import EvaluationConfig
+from arriero.model.choices import DEFAULT_MODEL
+from arriero.rag.evaluation_config import EvaluationConfig
 from arriero.rag.questions import QuestionFormat
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from arriero.common.errors import ArrieroError
 if TYPE_CHECKING:
     from arriero.cli.rag_ask import AskConfig, TalkConfig
     from arriero.rag.collection import Collection
-    from arriero.rag.decode import DecodingConfig, RagKind
+    from arriero.rag.decoding_config import DecodingConfig, RagKind
     from arriero.rag.generator import Generator
     from arriero.rag.marginal_answer import MarginalAnswer
 
@@ -123,7 +123,7 @@ def open_asker(config: "TalkConfig", *, num_return: int = 1) -> "Iterator[Asker]
 
 
 def _decoding(config: "TalkConfig", kind: "RagKind", num_return: int) -> "DecodingConfig":
-    from arriero.rag.decode import DecodingConfig
+    from arriero.rag.decoding_config import DecodingConfig
 
     sampling = config.answer.sampling
     decoding = DecodingConfig(
@@ -142,7 +142,7 @@ def _decoding(config: "TalkConfig", kind: "RagKind", num_return: int) -> "Decodi
 
 def _check_options(config: "TalkConfig", *, sampled: bool) -> None:
     """Refuse what was asked for and would have no effect."""
-    from arriero.rag.answer import AnswerConfig
+    from arriero.rag.answer_config import AnswerConfig
 
     usual, given = AnswerConfig(), config.answer
     idle = ["sentences"] if given.sentences != usual.sentences else []

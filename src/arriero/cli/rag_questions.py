@@ -10,7 +10,7 @@ from arriero.cli.collection import CollectionConfig, open_collection
 from arriero.cli.engine import EngineConfig, load_engine
 from arriero.cli.options import positional
 from arriero.cli.output import console, print_json, printable
-from arriero.rag.synthesis import SynthesisConfig
+from arriero.rag.synthesis_config import SynthesisConfig
 
 if TYPE_CHECKING:
     from arriero.rag.synthesis import SynthesisCounts

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from arriero.cli.collection import ingest_bar
-from arriero.cli.engine import DEFAULT_MODEL, compile_kernels
+from arriero.cli.engine import compile_kernels
 from arriero.cli.output import note, printable, warn
 from arriero.common.errors import ArrieroError, MissingExtraError
+from arriero.model.choices import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from arriero.serve.settings import ServeSettings

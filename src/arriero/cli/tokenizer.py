@@ -13,8 +13,8 @@ from arriero.cli.bar import reading_bar
 from arriero.cli.options import positional
 from arriero.cli.output import console, note, print_json, printable, warn
 from arriero.common.errors import NotFoundError
+from arriero.tokenizer.bpe_options import BpeOptions
 from arriero.tokenizer.sample import SampleOptions
-from arriero.tokenizer.train import BpeOptions
 
 if TYPE_CHECKING:
     from arriero.tokenizer.measure import Measurement
@@ -158,7 +158,7 @@ def _load(source: str) -> "Tokenizer":
 
 def _references(source: str) -> dict[str, "Tokenizer"]:
     """The reference by its name; nothing for `none`, and for `auto` where the default model is not here."""
-    from arriero.model.source import DEFAULT_MODEL
+    from arriero.model.choices import DEFAULT_MODEL
 
     if source == "none":
         return {}

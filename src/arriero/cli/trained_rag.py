@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from arriero.cli.collection import CollectionConfig
-from arriero.cli.engine import DEFAULT_MODEL
 from arriero.common.errors import ArrieroError
+from arriero.model.choices import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from arriero.rag.decode import RagKind
+    from arriero.rag.decoding_config import RagKind
     from arriero.rag.rag_model import RagModel
 
 C = TypeVar("C", bound=CollectionConfig)

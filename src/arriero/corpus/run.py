@@ -16,12 +16,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 from arriero.common.errors import ArrieroError, NotFoundError, require
 from arriero.common.files import sha256
 from arriero.common.lock import hold_lock
 from arriero.common.settings import flatten, read_settings, told, write_settings
+from arriero.corpus.executor_config import ExecutorConfig
 from arriero.corpus.inputs import Input, check_inputs, find_inputs, save_inputs
 from arriero.corpus.ledger import Ledger
 from arriero.corpus.recipes import WHOLE_FOLDERS, build_recipe
@@ -33,32 +33,6 @@ RECIPES = 1
 """Version of the rules: documents that were made by another are not mixed with these."""
 RUN = ".run"
 _WAIT_S = 5.0  # workers of a run that was killed hold the lock a moment longer than it lived
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExecutorConfig:
-    """Where the work is done; the corpus is the same everywhere."""
-
-    executor: Literal["local", "slurm", "ray"] = "local"
-    """Processes of this machine, jobs of a Slurm cluster, or tasks of a Ray cluster."""
-    workers: int | None = None
-    """Tasks at a time; default: one for each core, on a cluster no limit."""
-    partition: str | None = None
-    """Slurm's partition."""
-    time: str = "24:00:00"
-    """Slurm's limit for a job."""
-    memory: int = 4
-    """GB for each task on a cluster."""
-    setup: str | None = None
-    """A shell command that makes arriero available in a Slurm job, such as 'source venv/bin/activate'."""
-
-    def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise ArrieroError(f"workers: expected 1 or more, got {self.workers}")
-        if self.memory < 1:
-            raise ArrieroError(f"memory: expected 1 GB or more, got {self.memory}")
-        if self.executor == "slurm" and not self.partition:
-            raise ArrieroError("partition: expected the name of a Slurm partition, got none")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from arriero.common.errors import ArrieroError, FormatError
-from arriero.generate.sampling import SamplingConfig
+from arriero.generate.sampling_config import SamplingConfig
 from arriero.model.formats.hf_config import read_json
 
 FILE = "generation_config.json"

@@ -22,7 +22,7 @@ from arriero.generate.defaults import read_defaults
 from arriero.generate.limits import check_prompt
 from arriero.generate.request import Completion, Delta, FinishReason, Request, TokenLogprob
 from arriero.generate.row import Row, open_rows
-from arriero.generate.sampling import SamplingConfig
+from arriero.generate.sampling_config import SamplingConfig
 from arriero.generate.scheduler import Scheduler
 from arriero.generate.seat import pages_of
 from arriero.generate.step import cache_dtype

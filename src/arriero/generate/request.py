@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from arriero.common.errors import ArrieroError
-from arriero.generate.sampling import SamplingConfig
+from arriero.generate.sampling_config import SamplingConfig
 
 FinishReason = Literal["stop", "length", "cancelled"]
 """A stop token or stop string; max_tokens; the request's `cancel` event."""

@@ -19,17 +19,8 @@ from arriero.common.errors import ArrieroError, NotFoundError, did_you_mean
 from arriero.model.coded import CodedLinear, dequantise_linear
 from arriero.model.formats.hf import hf_names
 from arriero.model.guests import Change, Guests, Switch
-from arriero.model.lora import (
-    LoraConfig,
-    LowRank,
-    LowRankEmbedding,
-    Whole,
-    WholeEmbedding,
-    WholeLinear,
-    matches,
-    truncate,
-    weight_of,
-)
+from arriero.model.lora import LowRank, LowRankEmbedding, Whole, WholeEmbedding, WholeLinear, truncate, weight_of
+from arriero.model.lora_config import LoraConfig, matches
 from arriero.model.transformer import Llama
 
 

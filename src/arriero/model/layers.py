@@ -5,7 +5,6 @@ B batch, T tokens, S key tokens, H heads, K KV heads, D head dim, C model dim.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from arriero.kernels.linear import Linear
 from arriero.kernels.recompute import recomputed
 from arriero.kernels.rms_norm import rms_norm
 from arriero.kernels.swiglu import swiglu
+from arriero.model.choices import Recompute
 from arriero.model.config import LlamaConfig
 from arriero.model.kv_cache import Cache
 from arriero.model.rope import Rotation, rotate
@@ -78,10 +78,6 @@ class FeedForward(nn.Module):
         with _unless(self.keep_product, product, lambda: swiglu(a, b)):
             out: Tensor = self.w2(product)  # (B, T, C)
         return out
-
-
-Recompute = Literal["none", "selective", "full"]
-"""What a block computes again in the backward pass: nothing; all but what linear layers and attention put out; all."""
 
 
 class Block(nn.Module):

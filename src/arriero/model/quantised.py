@@ -11,18 +11,17 @@ O outputs, C inputs; n blocks, m blocks of blocks.
 
 import math
 from functools import cache
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from arriero.common.errors import ArrieroError
+from arriero.model.choices import Quantisation
 from arriero.model.coded import CodedLinear, check_codable, check_finite, divisors
 from arriero.model.config import LlamaConfig
 from arriero.model.transformer import Llama
 
-Quantisation = Literal["none", "nf4", "int8"]
 NF4 = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,

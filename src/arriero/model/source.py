@@ -15,6 +15,7 @@ import torch
 from arriero.common.device import DTypeName, pick_device, pick_dtype
 from arriero.common.errors import ArrieroError, FormatError, NotFoundError, did_you_mean
 from arriero.common.gguf_header import read_header
+from arriero.model.choices import DEFAULT_MODEL
 from arriero.model.formats.weights import blank_model
 from arriero.model.hub import cached_snapshot, fetch_snapshot, is_hub_id
 from arriero.model.packed import Weights, pack_model
@@ -24,7 +25,6 @@ from arriero.model.wheels import Wheel, cached, fetch, installed
 from arriero.tokenizer.load import from_gguf, load_tokenizer
 from arriero.tokenizer.tokenizer import Tokenizer
 
-DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_ENCODER = "all-minilm-l6-v2"
 LANGUAGES = "lid.176"
 """fastText's model of 176 languages (Joulin et al. 2016, arXiv 1607.01759), for the corpus."""

@@ -14,12 +14,13 @@ from types import TracebackType
 from arriero.common.errors import ArrieroError, NotFoundError, did_you_mean
 from arriero.common.lock import hold_lock
 from arriero.parsers.document import Document
+from arriero.rag.answer_config import Mode
 from arriero.rag.chunk import ChunkConfig
 from arriero.rag.contracts import Advance, TextEncoder, Vectors
 from arriero.rag.encoder_binding import bind_encoder, encoder_settings
 from arriero.rag.ingest import Ingest, IngestReport, ProgressCallback, describe_chunking, read_chunking
 from arriero.rag.live_index import TOKENS, LiveIndex
-from arriero.rag.search import Hit, Mode, check_request, find
+from arriero.rag.search import Hit, check_request, find
 from arriero.rag.sources import SourceFile, is_under, locate, place, same_name, source_files
 from arriero.rag.store import FILE_NAME, DocumentInfo, Store
 

@@ -13,24 +13,24 @@ that an evaluation that was stopped goes on.
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from arriero.common.errors import ArrieroError
 from arriero.common.journal import Row, fill
-from arriero.rag.answer import REFUSAL_SCORE
+from arriero.rag.answer_config import Mode
 from arriero.rag.collection import Collection
-from arriero.rag.decode import Decoding, DecodingConfig, RagAnswer, RagKind, decode, decode_closed_book
-from arriero.rag.evaluation_records import SILENT, SYSTEMS, Given, Read, Record, System, as_record, read_records
+from arriero.rag.decode import RagAnswer, decode, decode_closed_book
+from arriero.rag.evaluation_config import EvaluationConfig
+from arriero.rag.evaluation_records import SILENT, Given, Read, Record, System, as_record, read_records
 from arriero.rag.generator import Generator, RagDocument
 from arriero.rag.marginal import document_prior
 from arriero.rag.qa_metrics import answer_tokens, exact_match, f1, holds_answer
 from arriero.rag.questions import Question
 from arriero.rag.retrieve import as_document, hits_for
-from arriero.rag.search import Hit, Mode
+from arriero.rag.search import Hit
 
 DEPTH = 20
 """Passages among which the one that answers is looked for."""
@@ -38,50 +38,6 @@ _SHARED_WORDS = 8
 """In a row, that a passage and a paragraph have in common by more than chance."""
 _PORTION = 8
 """Questions that are answered together, and written down together."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
-    """What is measured, and how."""
-
-    systems: tuple[System, ...] = SYSTEMS
-    """Which systems answer; each is compared with the one before it."""
-    k: int | None = None
-    """Documents of a question; default: 5, or what a RAG model was trained with."""
-    retrieval: Literal["hybrid", "dense", "bm25"] = "hybrid"
-    """How documents are found: dense (meaning), bm25 (words), or hybrid (both, fused by rank)."""
-    decoding: Literal["greedy", "beam", "fast"] = "greedy"
-    """greedy, as the paper answers questions; beam: beam search, RAG-Sequence's by Thorough Decoding; fast: the same by
-    Fast Decoding."""
-    beams: int = 4
-    """Breadth of a search that is not greedy."""
-    max_tokens: int = 24
-    """Most tokens of an answer."""
-    threshold: float = REFUSAL_SCORE
-    """A question whose best passage has a smaller inner product counts as refused."""
-    limit: int | None = None
-    """Measure on the first so many questions."""
-    seed: int | None = None
-    """Shuffle the questions by this seed first, so that a limit takes some of all; default: as they stand in the
-    files."""
-
-    def __post_init__(self) -> None:
-        if unknown := [name for name in self.systems if name not in SYSTEMS]:
-            raise ArrieroError(f"systems: expected some of {', '.join(SYSTEMS)}, got '{unknown[0]}'")
-        if not self.systems:
-            raise ArrieroError(f"systems: expected one or more of {', '.join(SYSTEMS)}")
-        for name in ("k", "limit", "beams", "max_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ArrieroError(f"{name}: expected 1 or more, got {value}")
-
-    def decode_by(self, kind: RagKind) -> DecodingConfig:
-        """The decoding of one of RAG's models."""
-        usual: Decoding = "thorough" if kind == "sequence" else "beam"
-        way: Decoding = "greedy" if self.decoding == "greedy" else usual
-        if kind == "sequence" and self.decoding == "fast":
-            way = "fast"
-        return DecodingConfig(kind=kind, decoding=way, beams=self.beams, max_tokens=self.max_tokens)
 
 
 def evaluate(

@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from arriero.common.errors import ArrieroError, NotFoundError
-from arriero.rag.answer import REFUSAL, REFUSAL_SCORE
+from arriero.rag.answer import REFUSAL
+from arriero.rag.answer_config import REFUSAL_SCORE, Mode
 from arriero.rag.collection import Collection
-from arriero.rag.decode import DecodingConfig, RagAnswer, RagKind, decode
+from arriero.rag.decode import RagAnswer, decode
+from arriero.rag.decoding_config import DecodingConfig, RagKind
 from arriero.rag.evidence import Span, content_words, sentence_spans
 from arriero.rag.generator import Generator
 from arriero.rag.qa_metrics import holds_answer
 from arriero.rag.retrieve import as_document, hits_for, usual_scale
-from arriero.rag.search import Hit, Mode
+from arriero.rag.search import Hit
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,8 @@ from torch.distributed.tensor import DTensor
 
 from arriero.model.config import LlamaConfig
 from arriero.rag.collapse import RetrievalState, retrieval_state
-from arriero.rag.decode import DecodingConfig, RagAnswer, RagKind, decode
+from arriero.rag.decode import RagAnswer, decode
+from arriero.rag.decoding_config import DecodingConfig, RagKind
 from arriero.rag.generator import Generator, RagDocument
 from arriero.rag.llama_generator import LlamaGenerator
 from arriero.rag.marginal import document_prior

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from arriero.common.errors import ArrieroError
-from arriero.rag.decode import RagKind
+from arriero.rag.decoding_config import RagKind
 from arriero.rag.generator import Generator, RagPrompt
 from arriero.rag.marginal import document_prior, sequence_likelihood, token_likelihood
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from arriero.common.errors import ArrieroError, FormatError, NotFoundError
 from arriero.common.files import atomic_file
-from arriero.rag.decode import RagKind
+from arriero.rag.decoding_config import RagKind
 from arriero.rag.generator import Generator
 from arriero.rag.generators import load_generator
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
+from arriero.rag.answer_config import Mode
 from arriero.rag.collection import Collection
 from arriero.rag.encoder import Encoder
 from arriero.rag.generator import RagDocument
-from arriero.rag.search import Hit, Mode
+from arriero.rag.search import Hit
 
 
 def documents_for(

@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 from arriero.common.errors import ArrieroError
 from arriero.rag.rag_config import QuestionsConfig
 from arriero.train.keep import KeepConfig
-from arriero.train.optimizer import TuningOptimizerConfig
-from arriero.train.parallel import ParallelConfig
+from arriero.train.optimizer_config import TuningOptimizerConfig
+from arriero.train.parallel_config import ParallelConfig
 from arriero.train.run_log import Tracker
 from arriero.train.schedule import ScheduleConfig
 from arriero.train.sft_config import EpochsConfig

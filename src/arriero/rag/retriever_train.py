@@ -27,7 +27,8 @@ from arriero.rag.training_set import divide_questions, open_collection, trainabl
 from arriero.train.carbon import EnergyMeter
 from arriero.train.checkpoint import Checkpoints, best_checkpoint, load_weights
 from arriero.train.held_out import mean_loss
-from arriero.train.loop import End, Loop, LoopConfig
+from arriero.train.loop import End, Loop
+from arriero.train.loop_config import LoopConfig
 from arriero.train.parallel import Layout, laid_out
 from arriero.train.run_facts import take_up
 from arriero.train.run_folder import RunFolder

@@ -6,16 +6,16 @@ vector, also for a passage that BM25 alone found, for p(z|x) is a softmax over t
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
 from arriero.common.errors import ArrieroError, did_you_mean
+from arriero.rag.answer_config import Mode
 from arriero.rag.contracts import VectorIndex, Vectors
 from arriero.rag.passage import Passage
 from arriero.rag.store import Store
 
-Mode = Literal["hybrid", "dense", "bm25"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 RRF_CONSTANT = 60
 # How deep each list is read before they are fused: a passage below this in both lists cannot reach the first few.

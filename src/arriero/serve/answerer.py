@@ -10,7 +10,7 @@ from typing import Any
 from arriero.common.errors import did_you_mean
 from arriero.generate.live import Live
 from arriero.generate.request import Delta, Request
-from arriero.generate.sampling import SamplingConfig
+from arriero.generate.sampling_config import SamplingConfig
 from arriero.serve.errors import ApiError
 from arriero.tokenizer.tokenizer import Tokenizer
 

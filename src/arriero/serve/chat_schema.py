@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, FailFast, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from arriero.rag.search import Mode
+from arriero.rag.answer_config import Mode
 from arriero.serve.errors import ApiError
 from arriero.serve.fields import MOST_LOGPROBS, MOST_MESSAGES, Absent, Asked, NonEmpty, SamplingFields, Text, only
 from arriero.serve.usage import Usage

@@ -17,8 +17,9 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from arriero.common.errors import ArrieroError, BusyError, NotFoundError
-from arriero.generate.sampling import SamplingConfig
-from arriero.rag.answer import Answer, AnswerConfig, stream_answer
+from arriero.generate.sampling_config import SamplingConfig
+from arriero.rag.answer import Answer, stream_answer
+from arriero.rag.answer_config import AnswerConfig
 from arriero.rag.citations import without_markers
 from arriero.rag.encoder import Encoder
 from arriero.rag.marginal import document_prior

@@ -31,8 +31,7 @@ from arriero.model.adapters import copy_adapters
 from arriero.model.heads import copy_heads
 from arriero.model.quantised import QuantisedLinear
 from arriero.model.transformer import Llama
-from arriero.train.parallel_config import ParallelConfig as ParallelConfig
-from arriero.train.parallel_config import check_divisible
+from arriero.train.parallel_config import ParallelConfig, check_divisible
 from arriero.train.speed import keep_freed_memory
 from arriero.train.tensor_parallel import split_model
 

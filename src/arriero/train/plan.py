@@ -11,9 +11,9 @@ from dataclasses import dataclass, fields
 
 from arriero.common.errors import ArrieroError
 from arriero.kernels.cross_entropy import CHUNK_BYTES
+from arriero.model.choices import Quantisation, Recompute
 from arriero.model.config import LlamaConfig
-from arriero.model.layers import Recompute
-from arriero.model.quantised import Quantisation, quantised_bytes
+from arriero.model.quantised import quantised_bytes
 from arriero.train.carbon import PUE, TONNES_PER_MWH, carbon_tonnes, energy_mwh
 from arriero.train.cards import Card, DType
 from arriero.train.parallel_config import ParallelConfig, check_divisible

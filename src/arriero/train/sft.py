@@ -20,9 +20,10 @@ from arriero.common.device import pick_device
 from arriero.common.errors import ArrieroError, FormatError
 from arriero.model.adapter_export import export_peft
 from arriero.model.adapters import Adapters
+from arriero.model.choices import Quantisation
 from arriero.model.layers import set_recompute
-from arriero.model.lora import LoraConfig
-from arriero.model.quantised import Quantisation, quantise_model
+from arriero.model.lora_config import LoraConfig
+from arriero.model.quantised import quantise_model
 from arriero.model.source import LoadedModel, load_model, name_base
 from arriero.model.transformer import Llama
 from arriero.tokenizer.tokenizer import Tokenizer
@@ -31,16 +32,17 @@ from arriero.train.checkpoint import Checkpoints, best_checkpoint, is_newer, loa
 from arriero.train.example_batches import EvaluationBatches, ExampleBatches
 from arriero.train.examples import Example, Format, read_examples
 from arriero.train.export import export_hugging_face
-from arriero.train.loop import End, Loop, LoopConfig
+from arriero.train.loop import End, Loop
+from arriero.train.loop_config import LoopConfig
 from arriero.train.parallel import Layout, laid_out
 from arriero.train.pretrain import next_token_loss, validate
 from arriero.train.run_facts import take_up
 from arriero.train.run_folder import RunFolder
 from arriero.train.run_log import RunLog
-from arriero.train.sft_config import EpochsConfig, SftConfig
+from arriero.train.sft_config import EpochsConfig, SftConfig, TooLong
 from arriero.train.speaker import speaker
 from arriero.train.speed import release_freed_memory
-from arriero.train.supervised import Census, Supervised, TooLong, pack, split_held_out, supervise
+from arriero.train.supervised import Census, Supervised, pack, split_held_out, supervise
 from arriero.train.watch import Pace, RunWatcher
 
 ADAPTER = "adapter"

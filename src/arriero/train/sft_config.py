@@ -7,16 +7,18 @@ from typing import ClassVar, Literal
 
 from arriero.common.device import DTypeName
 from arriero.common.errors import ArrieroError
-from arriero.model.layers import Recompute
-from arriero.model.lora import LoraConfig
-from arriero.model.quantised import Quantisation
-from arriero.model.source import DEFAULT_MODEL
+from arriero.model.choices import DEFAULT_MODEL, Quantisation, Recompute
+from arriero.model.lora_config import LoraConfig
 from arriero.train.keep import KeepConfig
-from arriero.train.optimizer import TuningOptimizerConfig
-from arriero.train.parallel import ParallelConfig
+from arriero.train.optimizer_config import TuningOptimizerConfig
+from arriero.train.parallel_config import ParallelConfig
 from arriero.train.run_log import Tracker
 from arriero.train.schedule import ScheduleConfig
-from arriero.train.supervised import Answers, TooLong
+
+Answers = Literal["all", "last"]
+"""Which answers of a chat have a loss."""
+TooLong = Literal["drop", "truncate", "error"]
+"""What becomes of an example that is longer than a row."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +16,7 @@ from arriero.common.errors import ArrieroError
 from arriero.common.progress import progress
 from arriero.tokenizer.tokenizer import Tokenizer
 from arriero.train.examples import Example
-
-Answers = Literal["all", "last"]
-"""Which answers of a chat have a loss."""
-TooLong = Literal["drop", "truncate", "error"]
-"""What becomes of an example that is longer than a row."""
+from arriero.train.sft_config import Answers, TooLong
 
 
 @dataclass(frozen=True, eq=False)

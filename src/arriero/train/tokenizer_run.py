@@ -10,10 +10,11 @@ from typing import Any
 
 from arriero.common.errors import ArrieroError
 from arriero.common.files import atomic_file, atomic_folder
+from arriero.tokenizer.bpe_options import BpeOptions
 from arriero.tokenizer.measure import Measurement, measure
 from arriero.tokenizer.sample import SampleOptions, SourceSample, draw
 from arriero.tokenizer.tokenizer import Tokenizer
-from arriero.tokenizer.train import BpeOptions, train_bpe
+from arriero.tokenizer.train import train_bpe
 from arriero.train.text_files import TextOptions, decode, find_files, read_blocks
 
 REPORT_NAME = "tokenizer_report.json"

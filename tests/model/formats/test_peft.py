@@ -16,7 +16,7 @@ from arriero.model.config import LlamaConfig
 from arriero.model.formats.hf import hf_names
 from arriero.model.formats.hf_config import read_json, write_hf_config
 from arriero.model.formats.peft import CONFIG, WEIGHTS, load_peft, read_base, read_quantised, save_peft
-from arriero.model.lora import LoraConfig
+from arriero.model.lora_config import LoraConfig
 from arriero.model.transformer import Llama
 
 SHAPE = {

@@ -13,7 +13,7 @@ from arriero.model.adapters import Adapters
 from arriero.model.formats.hf import load_hf, save_hf
 from arriero.model.formats.peft import fits, load_peft, save_peft
 from arriero.model.heads import SCORE, add_head, read_head
-from arriero.model.lora import LoraConfig
+from arriero.model.lora_config import LoraConfig
 from arriero.model.transformer import Llama
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # in peft

@@ -11,7 +11,6 @@ are held out together. They are poorer than people's, and marked as synthetic.
 import re
 from collections.abc import Iterator, Mapping
 
-from arriero.rag.qa_metrics import holds_answer
 from arriero.rag.questions import Question
 
 _SENTENCE = re.compile(r"(?:^|(?<=[.!?]\s)|(?<=[.!?]\s\s))[ ]*([A-Z][^.!?]{30,300}[.])(?=\s|$)")
@@ -87,6 +86,8 @@ def ask(sentence: str) -> tuple[str, str] | None:
 
 
 def _of_topic(topic: str, text: str) -> Iterator[Question]:
+    from arriero.rag.qa_metrics import holds_answer  # lazily: it imports NumPy, and help does without
+
     for number, paragraph in enumerate(_PARAGRAPH.split(text)):
         for found in _SENTENCE.finditer(paragraph.strip()):
             context = " ".join(paragraph.split())

@@ -11,7 +11,7 @@ from arriero.cli.road.questions import make_questions
 from arriero.cli.road.stage import Call, Road, Stage
 from arriero.cli.road.texts import topics, write_raw
 from arriero.common.files import atomic_file
-from arriero.model.source import DEFAULT_MODEL
+from arriero.model.choices import DEFAULT_MODEL
 from arriero.rag.questions import split_questions, write_questions
 
 _SHARES = {"reference": 0.2, "docstrings": 0.4, "code": 0.2, "readmes": 0.2}

@@ -22,13 +22,15 @@ from torch import Tensor, nn
 from arriero.common.errors import ArrieroError, FormatError
 from arriero.common.files import atomic_file
 from arriero.model.adapters import Adapters
+from arriero.model.choices import Quantisation
 from arriero.model.coded import CodedLinear
 from arriero.model.formats.hf_config import read_json
 from arriero.model.formats.peft_config import read_config, shorten
 from arriero.model.guests import Change
 from arriero.model.heads import SCORE, ScalarHead, head_of
-from arriero.model.lora import LoraConfig, LowRank, LowRankEmbedding, Whole, WholeEmbedding, WholeLinear, weight_of
-from arriero.model.quantised import Quantisation, quantised_to
+from arriero.model.lora import LowRank, LowRankEmbedding, Whole, WholeEmbedding, WholeLinear, weight_of
+from arriero.model.lora_config import LoraConfig
+from arriero.model.quantised import quantised_to
 from arriero.model.sketch import compare_sketch, sketch
 from arriero.model.transformer import Llama
 

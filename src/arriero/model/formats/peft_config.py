@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from arriero.common.errors import ArrieroError, FormatError
-from arriero.model.lora import LoraConfig
+from arriero.model.lora_config import LoraConfig
 
 _MOST_ENTRIES = 10_000
 _MOST_EXPRESSIONS = 16
