@@ -19,7 +19,7 @@ def open_library(folder: Path, encoder: Path, **settings) -> Iterator[TestClient
     """A server over the collections in a folder, as long as the block lasts."""
     told = ServeSettings(collections=folder / "collections", encoder=str(encoder), device="cpu", **settings)
     service = Service(told, {})
-    service.open_collections()
+    service.find_collections()
     try:
         with TestClient(create_app(service), base_url=HERE) as client:
             yield client

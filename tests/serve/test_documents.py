@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import sqlite3
 import threading
 from pathlib import Path
@@ -88,14 +89,16 @@ class TestCollections:
         with open_library(tmp_path, encoder) as other:
             assert names(other, "books") == ["lumo.txt"]
 
-    def test_what_another_program_makes_is_found_without_a_restart(self, library, tmp_path, encoder):
+    def test_what_another_program_makes_and_deletes_is_seen_without_a_restart(self, library, tmp_path, encoder):
         (tmp_path / "collections" / "no collection").mkdir()
         for name in ("asked", "listed"):
             with Collection.open(tmp_path / "collections" / name, encoder) as other:
                 other.add_documents([Document("lumo.txt", (Section(LUMO.decode()),))])
             if name == "asked":
                 assert names(library, "asked") == ["lumo.txt"]
-        assert [row["name"] for row in library.get("/api/collections").json()] == ["books", "asked", "listed"]
+        assert [row["name"] for row in library.get("/api/collections").json()] == ["asked", "books", "listed"]
+        shutil.rmtree(tmp_path / "collections" / "asked")
+        assert [row["name"] for row in library.get("/api/collections").json()] == ["books", "listed"]
 
     def test_one_that_is_being_deleted_is_not_found_again(self, library, monkeypatch):
         def wait(*_args: object) -> None:
@@ -301,7 +304,7 @@ def test_an_error_names_the_collection_and_not_its_folder(tmp_path, encoder):
     with open_library(tmp_path, encoder) as client:
         answer = client.get("/api/collections/books/documents")
         assert (answer.status_code, answer.json()["error"]["message"].partition(" (")[0]) == (
-            400, "'books' is damaged or no SQLite file"
+            400, "the collection 'books' is damaged or no SQLite file"
         )  # fmt: skip
         listed = client.get("/api/collections").json()
         assert [row["name"] for row in listed if "error" not in row] == ["good"]

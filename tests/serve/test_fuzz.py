@@ -45,7 +45,7 @@ def app(tiny_model: Path, tiny_encoder: Path, tmp_path_factory) -> Iterator[Fast
         device="cpu",
     )
     service = Service(settings, {"tiny": Live(engine)})
-    service.open_collections()
+    service.find_collections()
     yield create_app(service)
     service.close()
 

@@ -54,7 +54,7 @@ def message(**fields) -> dict:
         (CHAT, HELLO | {"stream_options": {"usage": True}}, "stream_options.usage", "unknown field"),
         (CHAT, HELLO | {"model": "gpt-4"}, "model", "no model 'gpt-4'"),
         (CHAT, HELLO | {"model": "arriero:none"}, "model", "no collection 'none'"),
-        (CHAT, message(content="x" * 300), "messages", "exceed the model's context of 256"),
+        (CHAT, message(content="x" * 300), "messages", "exceed the context of 256"),
         (CHAT, HELLO | {"max_tokens": 250}, "messages", "ask for fewer"),
         (COMPLETIONS, {"prompt": "x", "suffix": "y"}, "suffix", "not supported"),
         (COMPLETIONS, {"prompt": "x", "best_of": 2}, "best_of", "not supported"),

@@ -78,7 +78,7 @@ class Answerer:
             asked = f" and {wanted} of the answer" if wanted else ""
             raise ApiError(
                 400,
-                f"{param}: {len(prompt_ids)} tokens{asked} exceed the model's context of {self.context}: shorten it"
+                f"{param}: {len(prompt_ids)} tokens{asked} exceed the context of {self.context}: shorten it"
                 + (" or ask for fewer tokens" if wanted else ""),
                 param,
                 "context_length_exceeded",

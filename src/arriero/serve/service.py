@@ -1,11 +1,8 @@
 """What the server serves: models, their adapters, collections of documents, and where preferences and runs lie."""
 
-import os
 import threading
 import time
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,9 +45,9 @@ class ServedCollection:
 
     def without_folder(self, message: str) -> str:
         """An error's message with the collection's name where it has its folder: that is nothing to clients."""
-        for path in (self.folder / FILE_NAME, self.folder):
-            if len(path.parts) > 1:  # else it may be any word of the message
-                message = message.replace(str(path), f"'{self.name}'")
+        message = message.replace(str(self.folder / FILE_NAME), f"the collection '{self.name}'")
+        if len(self.folder.parts) > 1:  # else it may be any word of the message
+            message = message.replace(str(self.folder), f"'{self.name}'")
         return message
 
 
@@ -105,7 +102,7 @@ class Service:
                 if name in models:
                     raise ArrieroError(f"a model is called '{name}' already: choose another name for the adapter")
                 add_adapter(service, name, folder)
-            service.open_collections()
+            service.find_collections()
             service.workers.submit(service.warm_up)
         except BaseException:
             for live in models.values():
@@ -139,30 +136,23 @@ class Service:
         """
         return self._long_prompts if size > _LONG else None
 
-    def open_collections(self) -> None:
-        """Open what lies in the collections' folder, and the collections that the settings name beside it."""
-        self.find_collections()
-        with self.shelving:
-            self._open(dict(self.settings.documents))
-
     def find_collections(self) -> None:
-        """Open what has come into the collections' folder, by whatever program; costs a look at its new subfolders."""
-        with self.shelving, suppress(FileNotFoundError):
-            known = self.collections.keys() | self.leaving | self.settings.documents.keys()
-            with os.scandir(self.settings.collections) as entries:
-                new = sorted(entry.name for entry in entries if entry.name not in known)
-            self._open({name: self.settings.collections / name for name in new})
+        """Serve what is a collection now, in the folder for them and where the settings name one, and nothing else.
 
-    def _open(self, folders: Mapping[str, Path]) -> None:
-        """Serve those of the folders that are collections, by their names."""
+        Other programs make and delete collections too; it costs a look at the subfolders.
+        """
         from arriero.rag.collection import Collection
 
-        opened = {name: Collection.open(folder, device=self.settings.device) for name, folder in folders.items()}
-        self.collections = self.collections | {
-            name: ServedCollection(name=name, folder=folders[name], collection=collection)
-            for name, collection in opened.items()
-            if collection.exists
-        }
+        root = self.settings.collections
+        with self.shelving:
+            folders = {path.name: path for path in sorted(root.iterdir())} if root.is_dir() else {}
+            folders |= self.settings.documents
+            served = {name: known for name, known in self.collections.items() if known.collection.exists}
+            for name in folders.keys() - served.keys() - self.leaving:
+                collection = Collection.open(folders[name], device=self.settings.device)
+                if collection.exists:
+                    served[name] = ServedCollection(name=name, folder=folders[name], collection=collection)
+            self.collections = {name: served[name] for name in folders if name in served}
 
     def warm_up(self) -> None:
         """Load what the first question to documents would wait for: libraries, and the first collection's encoder."""

@@ -82,7 +82,7 @@ function draw() {
         onclick: () => choose(one.name),
       },
       el("span", null, one.name),
-      el("span", { class: "soft small" }, count("documents.count", one.documents)),
+      el("span", { class: "soft small" }, one.error ?? count("documents.count", one.documents)),
     ),
   );
   view.sheet.replaceChildren(
