@@ -24,6 +24,7 @@ WRAP = 58
 """Letters of a line of a figure's name."""
 NEUTRAL, MET = LINES[1], LINES[2]
 KEY = "ratio to the peer · ● target met · ✖ missed · ◆ no target · ▸ ◂ target · hollow: recorded"
+COARSE, FINE = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20), (0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.2, 1.5, 2, 2.5, 3)
 CLOSE = 0.12
 """Logarithm of target ÷ ratio below which the ratio's number stands behind the target."""
 
@@ -43,13 +44,12 @@ def draw_charts(folder: Path, results: Mapping[str, Result]) -> dict[str, str]:
 
 
 def ratios(area: str, results: Mapping[str, Result]) -> list[tuple[Figure, bool]]:
-    """The area's figures that have a peer, and whether they were copied from their section."""
+    """The area's figures that have a peer and count, and whether they were copied from their section."""
     return [
         (figure, run.mode == "recorded")
         for one in BENCHMARKS
         if one.area == area
-        for run in results[one.name].runs
-        for figure in run.figures
+        for figure, run in results[one.name].counted.values()
         if figure.peer and figure.value > 0
     ]
 
@@ -73,7 +73,7 @@ def draw(title: str, words: str, rows: list[tuple[Figure, bool]]) -> str:
         axes.grid(False, axis="y")
         least, most = bounds([figure for figure, _ in rows])
         axes.set_xlim(least, most)
-        ticks = [x for x in (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20) if least <= x <= most]
+        ticks = [x for x in (FINE if most < 4 * least else COARSE) if least <= x <= most]
         axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
         axes.minorticks_off()
         axes.set_title(title, loc="left", color=INK, fontsize=11, fontweight="bold")

@@ -58,11 +58,13 @@ PEERS = {
         options=("--no-binary", "llama-cpp-python"),
         compiler=True,
     ),
-    "TRL": Peer(folder="trl", packages=("torch", "trl==1.16.0", "transformers", "peft"), told=("trl", "transformers")),
+    "TRL": Peer(
+        folder="trl", packages=("torch", "trl==1.16.0", "transformers", "peft"), told=("trl", "transformers", "peft")
+    ),
     "TRL with PPO": Peer(
         folder="trl-ppo",
         packages=("torch", "trl==1.12.0", "transformers", "peft", "pandas==3.1.1"),
-        told=("trl", "transformers"),
+        told=("trl", "transformers", "peft"),
     ),
     "hashes": Peer(
         folder="hashes",

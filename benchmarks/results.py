@@ -1,7 +1,8 @@
 """What was measured, kept in a file for each benchmark, and the summary of it at the top of RESULTS.md.
 
-A file holds runs, the newest first, with their command, date, commit, machine, versions and figures. A run that
-measured fewer cases (quick, or without its peer) leaves the others of earlier runs where they are, with their own date.
+A file holds runs, the newest first, with their command, date, commit, machine, versions and figures. A quick run stands
+beside what a full one measured, or was recorded, and replaces earlier quick ones; a full run replaces all, but for what
+it could not measure without its peer.
 """
 
 import json
@@ -20,6 +21,8 @@ from arriero.common.files import atomic_file
 Mode = Literal["full", "quick", "recorded"]
 BEGIN, END = "<!-- summary: written by benchmarks/run.py -->", "<!-- end of the summary -->"
 CHARTS = "charts"
+RANKS: tuple[Mode, ...] = ("full", "recorded", "quick")
+"""What counts before what, where a figure was measured more than once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,8 @@ class Run:
     machine: str
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: float | None = None
+    load: float | None = None
+    """Processes that wanted a processor when it began: with more than there are, figures say little."""
     figures: tuple[Figure, ...] = ()
 
 
@@ -46,10 +51,25 @@ class Result:
     """Why the last attempt gave nothing, or not all; empty where it gave all."""
 
     def with_run(self, run: Run, *, whole: bool, why: str = "") -> "Result":
-        """The new run first; of the earlier ones what it did not measure, unless it is whole."""
+        """The new run first; a whole one alone, else with what it does not replace."""
         known = {figure.what for figure in run.figures}
-        earlier = () if whole else (_without(one, known) for one in self.runs)
+        replaced = ("quick",) if run.mode == "quick" else RANKS
+        earlier = () if whole else (_without(one, known) if one.mode in replaced else one for one in self.runs)
         return Result(runs=(run, *(one for one in earlier if one.figures)), why=why)
+
+    @property
+    def ranked(self) -> list[Run]:
+        """The runs, those first that count before others."""
+        return sorted(self.runs, key=lambda run: RANKS.index(run.mode))
+
+    @property
+    def counted(self) -> dict[str, tuple[Figure, Run]]:
+        """By name, each figure of the run that counts."""
+        found: dict[str, tuple[Figure, Run]] = {}
+        for run in self.ranked:
+            for figure in run.figures:
+                found.setdefault(figure.what, (figure, run))
+        return found
 
     def took(self, mode: Mode) -> float | None:
         """Seconds of the last run of that kind."""
@@ -128,14 +148,15 @@ def anchors(text: str) -> dict[str, str]:
 def summary(results: Mapping[str, Result], anchors: Mapping[str, str], drawn: Mapping[str, str]) -> Iterator[str]:
     """Lines of Markdown: the ratios, how they were measured, the charts."""
     rows = [row for one in BENCHMARKS for row in _rows(one, results[one.name])]
-    met = [figure.met for one in results.values() for run in one.runs for figure in run.figures]
+    met = [figure.met for one in results.values() for figure, _ in one.counted.values()]
     open_ = sum(len(_unmeasured(one, results[one.name])) for one in BENCHMARKS)
     yield "## Summary: `python benchmarks/run.py`\n"
     yield (
         f"Of {met.count(True) + met.count(False) + open_} targets {met.count(True)} are met, {met.count(False)} are "
         f"missed and {open_} are not measured. A ratio is what the row says: ours over the peer's, or the peer's time "
-        "over ours; where no peer is named, the figure stands for itself. *Quick* runs have fewer repeats and cases. "
-        "*Recorded* figures are those of the section, as it stood on the date that is given.\n"
+        "over ours; where no peer is named, the figure stands for itself. *Recorded* figures are those of the section, "
+        "as it stood on the date that is given. *Quick* runs have fewer repeats and cases; where a full or a recorded "
+        "figure is there, they stand beside it and do not count.\n"
     )
     yield "| area | figure | arriero | peer | ratio | wanted | met | measured |"
     yield "|---|---|---|---|---|---|---|---|"
@@ -144,7 +165,7 @@ def summary(results: Mapping[str, Result], anchors: Mapping[str, str], drawn: Ma
     yield "| benchmark | command | date | commit | minutes | machine and versions |"
     yield "|---|---|---|---|---|---|"
     for one in BENCHMARKS:
-        for run in results[one.name].runs:
+        for run in results[one.name].ranked:
             yield _provenance(one, run)
     yield "\n### Charts\n"
     yield (
@@ -160,13 +181,13 @@ def summary(results: Mapping[str, Result], anchors: Mapping[str, str], drawn: Ma
 
 def _rows(one: Benchmark, result: Result) -> Iterator[str]:
     area = AREAS[one.area]
-    for run in result.runs:
+    for run in result.ranked:
         for figure in run.figures:
             ours, peer, quotient = _cells(figure)
             verdict = {
                 True: "yes",
-                False: f"**no**: {explanation(one, figure) or 'see its section'}",
-                None: explanation(one, figure) or "–",
+                False: f"**no**: {explanation(one, figure, run) or 'see its section'}",
+                None: explanation(one, figure, run) or "–",
             }[figure.met]
             when = run.date if run.mode == "full" else f"{run.date}, {run.mode}"
             yield (
@@ -195,19 +216,24 @@ def ratio(value: float) -> str:
     return f"{value:.3f}" if 0.9 < value < 1.1 or value < 0.1 else f"{value:.2f}" if value < 10 else f"{value:.1f}"
 
 
-def explanation(one: Benchmark, figure: Figure) -> str:
+def explanation(one: Benchmark, figure: Figure, run: Run) -> str:
     """Why a target is missed, or why the peer is the better, in a few words; empty where nobody said."""
-    return next((why for beginning, why in one.explained.items() if figure.what.startswith(beginning)), "")
+    why = next((why for beginning, why in one.explained.items() if figure.what.startswith(beginning)), "")
+    if run.mode == "quick" and run.load and figure.met is False:
+        busy = f"a quick run, with {run.load:.0f} processes waiting for the processors"
+        return f"{why}; {busy}" if why else busy
+    return why
 
 
 def _unmeasured(one: Benchmark, result: Result) -> dict[str, tuple[str, str]]:
-    known = {figure.what for run in result.runs for figure in run.figures}
-    return {what: why for what, why in one.unmeasured.items() if what not in known}
+    return {what: why for what, why in one.unmeasured.items() if what not in result.counted}
 
 
 def _provenance(one: Benchmark, run: Run) -> str:
     minutes = f"{run.seconds / 60:.1f}" if run.seconds else "–"
     versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
-    machine = f"{run.machine}, {versions}" if versions else run.machine
+    machine = ", ".join(
+        [run.machine, *([versions] if versions else []), *([f"load {run.load:.1f}"] if run.load else [])]
+    )
     date = run.date if run.mode == "full" else f"{run.date}, {run.mode}"
     return f"| [{one.name}][{one.name}] | `{run.command}` | {date} | {run.commit or '–'} | {minutes} | {machine} |"

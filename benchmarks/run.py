@@ -17,6 +17,7 @@ import datetime
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -179,7 +180,7 @@ def run_one(one: Benchmark, settings: Settings) -> str:
         if not one.alone:
             raise NotMeasuredError(why) from error
     words = arguments(one, settings, ready)
-    began = time.monotonic()
+    began, load = time.monotonic(), os.getloadavg()[0]
     figures = measure(one, words, settings, ready)
     run = Run(
         mode=settings.mode,
@@ -189,6 +190,7 @@ def run_one(one: Benchmark, settings: Settings) -> str:
         machine=machine(settings, one),
         versions={name: version(name) for name in one.versions} | (ready.versions if ready else {}),
         seconds=round(time.monotonic() - began, 1),
+        load=round(load, 1),
         figures=tuple(read_figure(figure) for figure in figures),
     )
     earlier = read_result(settings.file_of(one.name))
@@ -309,4 +311,5 @@ def write(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # no benchmark goes on without us
     sys.exit(main())

@@ -109,8 +109,8 @@ def test_the_committed_page_and_charts_are_made_of_the_committed_results(tmp_pat
 
 def test_every_missed_target_is_explained():
     for name, result in read_results(FOLDER / "results").items():
-        for figure in (figure for one in result.runs for figure in one.figures if figure.met is False):
-            assert explanation(BY_NAME[name], figure), f"{name}: {figure.what}"
+        for figure, made in ((figure, one) for one in result.runs for figure in one.figures if figure.met is False):
+            assert explanation(BY_NAME[name], figure, made), f"{name}: {figure.what}"
 
 
 def test_a_missed_target_is_measured_and_its_run_kept(settings):
@@ -187,6 +187,22 @@ def test_a_quick_run_leaves_out_what_would_say_nothing(settings):
     run.run_all(dataclasses.replace(settings, mode="quick", names=("ghost", "index")), again=False)
     assert not settings.file_of("ghost").exists()
     assert (settings.scripts / "index.asked").read_text() == "--sizes 20000 --json\n"
+
+
+def test_a_quick_run_stands_beside_what_counts_more(settings):
+    page, recorded = settings.home / "RESULTS.md", Figure(what="index, speed", value=2.0, least=1.0)
+    earlier = Run(mode="recorded", command="", date="2026-01-01", commit="", machine="", figures=(recorded,))
+    write_result(settings.file_of("index"), Result(runs=(earlier,)))
+    for _ in range(2):
+        run.run_all(dataclasses.replace(settings, mode="quick", names=("index",)), again=False)
+    kept = read_result(settings.file_of("index"))
+    assert [one.mode for one in kept.runs] == ["quick", "recorded"]
+    assert kept.counted["index, speed"] == (recorded, earlier)
+    run.write(settings)
+    assert "Of 4 targets 1 are met, 0 are missed" in page.read_text()
+    assert "processes waiting for the processors" in page.read_text()
+    run.run_all(dataclasses.replace(settings, names=("index",)), again=False)
+    assert [one.mode for one in read_result(settings.file_of("index")).runs] == ["full"]
 
 
 def test_the_summary_changes_nothing_outside_its_marks(settings):
