@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test test-slow check docs format bench lock clean
+.PHONY: quickstart test test-slow check docs format man package bench lock clean
 
 quickstart: $(STAMP)
 	$(BIN)/arriero quickstart
@@ -37,6 +37,13 @@ bench: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The sdist and, from it, the wheel, in `dist/`; what builds them is not in the lock.
+package: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build twine
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
 
 # The manual page, from the commands' help.
 man: $(STAMP)
