@@ -95,6 +95,20 @@ def test_a_full_disk_in_a_stage_is_told_there_and_not_by_the_next(tmp_path: Path
         run_local(Full(), tmp_path / "logs", workers, lambda: None)
 
 
+@dataclass(frozen=True)
+class Ended(Full):
+    """A stage in which the system ends a process."""
+
+    def run(self, task: int) -> None:
+        if task == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_the_system_ends_is_told_and_not_waited_for(tmp_path: Path) -> None:
+    with pytest.raises(ArrieroError, match=r"read: a process died, .* fewer --workers than 2"):
+        run_local(Ended(), tmp_path / "logs", 2, lambda: None)
+
+
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand-ins for Slurm's programs, which note their calls in the file `calls`."""

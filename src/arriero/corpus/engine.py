@@ -5,9 +5,11 @@ our own files (see `stages.py`); datatrove's marks of completion decide nothing.
 """
 
 import contextlib
-import signal
+import multiprocessing
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
 from arriero.common.errors import ArrieroError
+from arriero.common.workers import begin_work
 from arriero.corpus.stages import Stage
 
 LOOK_EVERY_S = 0.3
@@ -41,17 +44,35 @@ class RunStage(PipelineStep):  # type: ignore[misc]  # datatrove has no types
 
 
 class QuietExecutor(LocalPipelineExecutor):  # type: ignore[misc]
-    """Processes of this machine that leave the terminal and Ctrl-C to their parent."""
+    """Processes of this machine that leave the terminal and Ctrl-C to their parent.
 
-    def run(self) -> Any:
-        """Do all tasks."""
-        logger.disable("datatrove")
-        return super().run()
+    datatrove's own pool waits for ever for a process that the system ends, such as when memory runs out.
+    """
+
+    def run(self) -> None:
+        """Do all tasks.
+
+        Raises:
+            BrokenProcessPool: a process was ended from outside.
+        """
+        if self.workers == 1:
+            for rank in range(self.tasks):
+                self._run_for_rank(rank)
+            return
+        others = multiprocessing.active_children()
+        context = multiprocessing.get_context(self.start_method)
+        with ProcessPoolExecutor(self.workers, context, initializer=begin_work) as pool:
+            try:
+                for done in as_completed([pool.submit(self._run_for_rank, rank) for rank in range(self.tasks)]):
+                    done.result()
+            except BaseException:
+                for process in multiprocessing.active_children():
+                    if process not in others:
+                        process.terminate()
+                raise
 
     def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:
         logger.disable("datatrove")
-        if self.workers > 1:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
         return super()._run_for_rank(rank, local_rank, node_rank)
 
 
@@ -61,15 +82,25 @@ def run_local(stage: Stage, logs: Path, workers: int, look: Callable[[], None]) 
     Args:
         logs: a folder for what datatrove writes down.
         look: called several times a second, and at the end.
+
+    Raises:
+        ArrieroError: a process was ended from outside.
     """
-    with _looking(look):
-        QuietExecutor(
-            [RunStage(stage)],
-            tasks=stage.tasks,
-            workers=min(workers, stage.tasks),
-            logging_dir=str(logs / stage.name),
-            skip_completed=False,
-        ).run()
+    executor = QuietExecutor(
+        [RunStage(stage)],
+        tasks=stage.tasks,
+        workers=min(workers, stage.tasks),
+        logging_dir=str(logs / stage.name),
+        skip_completed=False,
+    )
+    try:
+        with _looking(look):
+            executor.run()
+    except BrokenProcessPool as error:
+        raise ArrieroError(
+            f"{stage.name}: a process died, as for want of memory: run the same command again with fewer --workers "
+            f"than {workers}; what is done is kept"
+        ) from error
 
 
 def run_slurm(stages: Sequence[Stage], logs: Path, workers: int, **options: Any) -> None:

@@ -1,24 +1,20 @@
 """Blocks of documents to ids, in this process or in several; what comes out keeps the order of what went in."""
 
-import contextlib
 import functools
 import hashlib
 import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from arriero.common.errors import ArrieroError, FormatError
+from arriero.common.workers import begin_work
 from arriero.tokenizer.load import load_tokenizer
 from arriero.tokenizer.tokenizer import Tokenizer
 from arriero.train.shards import Ids, id_type
@@ -141,18 +137,8 @@ _encode_here: Callable[[Task], Encoded]
 
 def _start_worker(folder: Path, options: EncodeOptions) -> None:
     global _encode_here
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    begin_work()
     _encode_here = functools.partial(encode_block, tokenizer=load_tokenizer(folder), options=options)
-
-
-def _follow_parent() -> None:
-    """End with the parent: a pool's processes would wait for ever for one that was killed."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    with contextlib.suppress(OSError):
-        wait([parent.sentinel])
-    os._exit(1)
 
 
 def _encode(task: Task) -> Encoded:
