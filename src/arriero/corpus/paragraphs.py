@@ -146,8 +146,8 @@ class _Remover:
         pieces = self._settings.cut(document.text)
         places, keys = self._settings.keys(pieces)
         at = np.searchsorted(self._keys, keys)
-        found = np.append(self._keys, np.uint64(0))[at] == keys if len(self._keys) else np.zeros(len(keys), bool)
-        found &= at < len(self._keys)
+        last = len(self._keys) - 1  # a key beyond it is greater, so that it is not equal
+        found = self._keys[np.minimum(at, last)] == keys if last >= 0 else np.zeros(len(keys), bool)
         if self._settings.preset != "ccnet":
             own = id_key(document.id)
             kept = self._repeated[at[found]]
