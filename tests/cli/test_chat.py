@@ -84,6 +84,11 @@ def test_what_is_given_wins_over_the_models_own_sampling_and_that_over_ours(own,
     assert (said.max_tokens, said.temperature, said.top_p, said.repetition_penalty) == expected
 
 
+def test_a_setting_that_cannot_be_used_is_told_before_the_model_is_looked_for(run):
+    code, _, err = run("chat", "--model", "no-such-model", "--top-p", "4")
+    assert (code, err.count("top_p must be above 0 and at most 1 (off), not 4.0")) == (2, 1)
+
+
 def spawn(*argv: str) -> pexpect.spawn:
     return pexpect.spawn(sys.executable, ["-m", "arriero", *argv], timeout=120, encoding="utf-8")
 

@@ -48,6 +48,9 @@ class TalkSampling:
     seed: int | None = None
     """Random stream of each answer, one of 2^32 (low bits count); default: a fresh one."""
 
+    def __post_init__(self) -> None:
+        self.over({})  # what cannot be used is told before a model is loaded
+
     def over(self, own: Mapping[str, Any]) -> SamplingConfig:
         """These settings over the model's own, and those over the usual ones where they have no temperature."""
         given = {name: value for name, value in asdict(self).items() if value is not None}
