@@ -156,7 +156,7 @@ def summary(results: Mapping[str, Result], anchors: Mapping[str, str], drawn: Ma
         f"missed and {open_} are not measured. A ratio is what the row says: ours over the peer's, or the peer's time "
         "over ours; where no peer is named, the figure stands for itself. *Recorded* figures are those of the section, "
         "as it stood on the date that is given. *Quick* runs have fewer repeats and cases; where a full or a recorded "
-        "figure is there, they stand beside it and do not count.\n"
+        "figure is there, they stand beside it and do not count. *Load* is how many processes wanted a processor.\n"
     )
     yield "| area | figure | arriero | peer | ratio | wanted | met | measured |"
     yield "|---|---|---|---|---|---|---|---|"
@@ -189,7 +189,7 @@ def _rows(one: Benchmark, result: Result) -> Iterator[str]:
                 False: f"**no**: {explanation(one, figure, run) or 'see its section'}",
                 None: explanation(one, figure, run) or "–",
             }[figure.met]
-            when = run.date if run.mode == "full" else f"{run.date}, {run.mode}"
+            when = _when(run)
             yield (
                 f"| {area} | [{figure.what}][{one.name}] | {ours} | {peer} | {quotient} | {figure.wanted} | {verdict} "
                 f"| {when} |"
@@ -220,9 +220,15 @@ def explanation(one: Benchmark, figure: Figure, run: Run) -> str:
     """Why a target is missed, or why the peer is the better, in a few words; empty where nobody said."""
     why = next((why for beginning, why in one.explained.items() if figure.what.startswith(beginning)), "")
     if run.mode == "quick" and run.load and figure.met is False:
-        busy = f"a quick run, with {run.load:.0f} processes waiting for the processors"
+        busy = "a quick run on a busy machine"
         return f"{why}; {busy}" if why else busy
     return why
+
+
+def _when(run: Run) -> str:
+    """Date, how it was run, and how many processes wanted a processor."""
+    load = [f"load {run.load:.0f}"] if run.load else []
+    return ", ".join([run.date, *([run.mode] if run.mode != "full" else []), *load])
 
 
 def _unmeasured(one: Benchmark, result: Result) -> dict[str, tuple[str, str]]:
@@ -232,8 +238,7 @@ def _unmeasured(one: Benchmark, result: Result) -> dict[str, tuple[str, str]]:
 def _provenance(one: Benchmark, run: Run) -> str:
     minutes = f"{run.seconds / 60:.1f}" if run.seconds else "–"
     versions = ", ".join(f"{name} {version}" for name, version in run.versions.items())
-    machine = ", ".join(
-        [run.machine, *([versions] if versions else []), *([f"load {run.load:.1f}"] if run.load else [])]
+    machine = ", ".join([run.machine, *([versions] if versions else [])])
+    return (
+        f"| [{one.name}][{one.name}] | `{run.command}` | {_when(run)} | {run.commit or '–'} | {minutes} | {machine} |"
     )
-    date = run.date if run.mode == "full" else f"{run.date}, {run.mode}"
-    return f"| [{one.name}][{one.name}] | `{run.command}` | {date} | {run.commit or '–'} | {minutes} | {machine} |"

@@ -6,7 +6,7 @@ is measured is kept in `benchmarks/results/`, a file for each benchmark, and fro
 and stays. A benchmark that fails is told of, and the others go on; a missing file of data or a peer that can't be built
 likewise. The same command again goes on where it was stopped, and does again what failed.
 
-    python benchmarks/run.py [--only AREA …] [--quick] [--threads 1] [--peers FOLDER] [--data FOLDER]
+    python benchmarks/run.py [--only AREA|SCRIPT …] [--quick] [--threads 1] [--peers FOLDER] [--data FOLDER]
     python benchmarks/run.py --list
     python benchmarks/run.py --write-only
 """
@@ -99,8 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [*AREAS, *BY_NAME]
-    parser.add_argument("--only", nargs="+", metavar="AREA", choices=names, help="areas or benchmarks: --list has them")
+    names = [*AREAS, *(f"{name}.py" for name in BY_NAME)]
+    parser.add_argument("--only", nargs="+", metavar="AREA", choices=names, help="areas or scripts: --list has them")
     parser.add_argument("--quick", action="store_true", help="fewer repeats and cases, without what takes long")
     parser.add_argument("--threads", type=int, help="of each side; 1: processor time (default: each benchmark's own)")
     parser.add_argument("--list", action="store_true", help="tell what there is, and about how long it takes")
@@ -117,17 +117,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def choose(only: Sequence[str] | None) -> list[Benchmark]:
-    """Those of the areas and names that are asked for; all if none is."""
-    return [one for one in BENCHMARKS if only is None or one.area in only or one.name in only]
+    """Those of the areas, and the scripts, that are asked for; all if none is."""
+    return [one for one in BENCHMARKS if only is None or one.area in only or f"{one.name}.py" in only]
 
 
 def tell_list(chosen: Sequence[Benchmark], settings: Settings) -> None:
     """Area, name, estimated minutes, peer, and what is missing."""
-    print(f"{'area':<14}{'benchmark':<20}{'minutes':>8}{'quick':>7}  peer's environment; data that is missing")
+    print(f"{'area':<14}{'script':<24}{'minutes':>8}{'quick':>7}  peer's environment; data that is missing")
     for one in chosen:
         quick = f"{one.minutes[1]:g}" if one.quick is not None else "–"
         lacks = f"; no {', '.join(missing_data(one, settings.data))}" if missing_data(one, settings.data) else ""
-        print(f"{one.area:<14}{one.name:<20}{one.minutes[0]:>8g}{quick:>7}  {one.peer or '–'}{lacks}")
+        print(f"{one.area:<14}{one.name + '.py':<24}{one.minutes[0]:>8g}{quick:>7}  {one.peer or '–'}{lacks}")
 
 
 def run_all(settings: Settings, *, again: bool) -> list[str]:
