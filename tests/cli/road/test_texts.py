@@ -1,7 +1,10 @@
 """Text that every machine has: found, read without being imported, and laid out whole or not at all."""
 
+import errno
+
 import pytest
 
+from arriero.cli.road import texts
 from arriero.cli.road.texts import docstrings, modules, readmes, topics, write_raw
 from arriero.common.errors import ArrieroError
 
@@ -46,3 +49,26 @@ def test_sources_are_laid_out_once_with_the_licence_beside_the_code(tmp_path):
     (tmp_path / "raw" / "mark").touch()
     write_raw(tmp_path / "raw", 5)
     assert (tmp_path / "raw" / "mark").exists()
+
+
+def test_what_another_process_laid_out_in_the_meantime_stays(tmp_path, monkeypatch):
+    def topics_while_another_is_faster():
+        (tmp_path / "raw").mkdir()
+        (tmp_path / "raw" / "theirs").touch()
+        return {}
+
+    monkeypatch.setattr(texts, "topics", topics_while_another_is_faster)
+    write_raw(tmp_path / "raw", 5)
+    assert [path.name for path in (tmp_path / "raw").iterdir()] == ["theirs"]
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_a_full_disk_is_no_fault_of_the_library(tmp_path, monkeypatch):
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        write_raw(tmp_path / "raw", 5)
+    assert raised.value.filename is None
+    assert not any(tmp_path.iterdir())

@@ -5,7 +5,6 @@ the others as folders of files. Nothing is imported to read it.
 """
 
 import ast
-import shutil
 import sysconfig
 from collections.abc import Iterator
 from importlib import metadata
@@ -98,22 +97,29 @@ def write_raw(folder: Path, most_modules: int) -> None:
     if folder.is_dir():
         return
     every = modules()
-    chosen = every[:: -(-len(every) // most_modules)]
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(folder) as aside:
-        code = aside / "code" / "python"
-        code.mkdir(parents=True)
-        for path in chosen:
-            shutil.copyfile(path, code / path.name)
-        licence = chosen[0].parent / "LICENSE.txt"
-        if licence.is_file():
-            shutil.copyfile(licence, code / "LICENSE")
-        said: dict[str, list[str]] = {}
-        for found in docstrings(every):
-            said.setdefault(found.name.partition(".")[0], []).append(f"{found.name}\n\n{found.text}\n")
-        _write(aside / "docstrings", {name: "\n\n".join(texts) for name, texts in said.items()})
-        _write(aside / "reference", topics())
-        _write(aside / "readmes", readmes())
+    try:
+        with atomic_folder(folder) as aside:
+            _write_code(aside / "code" / "python", every[:: -(-len(every) // most_modules)])
+            said: dict[str, list[str]] = {}
+            for found in docstrings(every):
+                said.setdefault(found.name.partition(".")[0], []).append(f"{found.name}\n\n{found.text}\n")
+            _write(aside / "docstrings", {name: "\n\n".join(texts) for name, texts in said.items()})
+            _write(aside / "reference", topics())
+            _write(aside / "readmes", readmes())
+    except OSError:
+        if not folder.is_dir():  # else another process was first
+            raise
+
+
+def _write_code(folder: Path, files: list[Path]) -> None:
+    """Copies, and the licence beside them."""
+    folder.mkdir(parents=True)
+    licence = files[0].parent / "LICENSE.txt"
+    for path in files:
+        (folder / path.name).write_bytes(path.read_bytes())  # unlike copyfile, a full disk is no fault of the source
+    if licence.is_file():
+        (folder / "LICENSE").write_bytes(licence.read_bytes())
 
 
 def _write(folder: Path, texts: dict[str, str]) -> None:
