@@ -74,21 +74,6 @@ def test_whitening_without_a_shift_keeps_the_mean():
     assert float(whitened.var(unbiased=False)) == pytest.approx(1, abs=1e-6)
 
 
-def test_whitening_over_ranks_is_whitening_of_all_values():
-    values = torch.randn(11, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    parts = [values[:4], values[4:]]
-    together = whiten(values)
-    mean = values.mean()
-    moments = iter(
-        [
-            torch.tensor([values.sum(), 11.0], dtype=torch.float64),
-            (values - mean).square().sum(),
-        ]
-    )
-    other = whiten(parts[0], add_up=lambda sums: next(moments))
-    torch.testing.assert_close(other, together[:4])
-
-
 def test_equal_values_whiten_to_0_and_one_value_too():
     assert whiten(torch.full((3,), 5.0)).tolist() == [0.0, 0.0, 0.0]
     assert whiten(torch.tensor([7.0])).tolist() == [0.0]

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from arriero.align.combine import UNSAFE, combine, whiten_scores
+from arriero.align.combine import UNSAFE, check_finite, combine
+from arriero.align.experience import Moments
 from arriero.common.errors import ArrieroError
 
 SCORES = st.floats(-1e4, 1e4)
@@ -29,7 +30,8 @@ def test_scores_are_never_sent_through_a_sigmoid_and_back(score):
     """logit(σ(40)) is infinite in fp32; the combined score is the head's own output, to the bit."""
     assert combine([score], [0.0], [False]) == [score]
     assert combine([0.0], [score], [True]) == [score]
-    assert whiten_scores(torch.tensor([score, 0.0])).isfinite().all()
+    moments = Moments.of([score, 0.0])
+    assert moments.normalise(score) == pytest.approx(math.copysign(1, score))
 
 
 def test_a_score_just_under_the_bound_is_unsafe():
@@ -38,22 +40,18 @@ def test_a_score_just_under_the_bound_is_unsafe():
 
 
 @given(st.lists(SCORES, min_size=2, max_size=20))
-def test_whitened_scores_have_mean_0_and_biased_variance_1_or_do_not_vary(values):
-    scores = torch.tensor(values, dtype=torch.float64)
-    whitened = whiten_scores(scores)
+def test_whitened_scores_have_mean_0_and_biased_variance_1_or_do_not_vary(scores):
+    """R̃ of a batch, as PPO makes it."""
+    moments = Moments.of(scores)
+    whitened = torch.tensor([moments.normalise(score) for score in scores], dtype=torch.float64)
     assert whitened.mean().item() == pytest.approx(0, abs=1e-6)
-    if scores.std(unbiased=False) > 1e-2:
-        assert whitened.std(unbiased=False).item() == pytest.approx(1, abs=1e-3)
-        assert (whitened[scores.argsort()].diff() >= 0).all()
+    if max(scores) - min(scores) > 1e-2:
+        assert whitened.std(unbiased=False).item() == pytest.approx(1, abs=1e-6)
+        assert (whitened[torch.tensor(scores, dtype=torch.float64).argsort()].diff() >= 0).all()
 
 
 def test_one_score_alone_is_0():
-    assert whiten_scores(torch.tensor([7.5])).tolist() == [0.0]
-
-
-def test_what_is_masked_poisons_nothing():
-    scores, mask = torch.tensor([1.0, 3.0, math.nan, math.inf]), torch.tensor([True, True, False, False])
-    assert whiten_scores(scores, mask).tolist() == pytest.approx([-1.0, 1.0, 0.0, 0.0], abs=1e-6)
+    assert Moments.of([7.5]).normalise(7.5) == 0.0
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -62,8 +60,8 @@ def test_scores_that_are_not_finite_are_one_clear_error(value):
         combine([0.0], [value], [False])
     with pytest.raises(ArrieroError, match="for response 2"):
         combine([0.0, value], [0.0, 0.0], [False, False])
-    with pytest.raises(ArrieroError, match="finite"):
-        whiten_scores(torch.tensor([value]))
+    with pytest.raises(ArrieroError, match="judge: expected finite scores"):
+        check_finite([value], "judge")
 
 
 def test_counts_and_shares_that_do_not_fit_are_errors():

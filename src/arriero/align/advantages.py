@@ -9,8 +9,6 @@ What is masked is replaced before anything is computed of it, so that not even a
 B answers, T tokens of the longest one.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -54,13 +52,7 @@ def gae(
     return advantages, advantages + values
 
 
-def whiten(
-    values: Tensor,
-    mask: Tensor | None = None,
-    *,
-    shift: bool = True,
-    add_up: Callable[[Tensor], Tensor] = lambda sums: sums,
-) -> Tensor:
+def whiten(values: Tensor, mask: Tensor | None = None, *, shift: bool = True) -> Tensor:
     """Values with variance 1 and, with `shift`, mean 0, over what is not masked; 0 where masked.
 
     The variance is the biased one, Σ(x − x̄)²/n. What does not vary is left with variance 0, not blown up.
@@ -69,14 +61,13 @@ def whiten(
         values: of any shape.
         mask: bool, of the same shape; all by default.
         shift: move the mean to 0; else it stays what it was.
-        add_up: sums a tensor over the processes that hold other values, for mean and variance over all of them.
     """
     mask = torch.ones_like(values, dtype=torch.bool) if mask is None else mask
     known = torch.where(mask, values, 0.0)
-    total, count = add_up(torch.stack([known.sum(dtype=torch.float64), mask.sum(dtype=torch.float64)])).unbind()
-    mean = total / count.clamp(min=1)
+    count = mask.sum().clamp(min=1)
+    mean = known.sum(dtype=torch.float64) / count
     centred = torch.where(mask, values - mean, 0.0)
-    variance = add_up(centred.double().square().sum()) / count.clamp(min=1)
+    variance = centred.double().square().sum() / count
     scaled = centred * (variance + 1e-8).rsqrt()
     whitened = scaled if shift else scaled + mean
     return torch.where(mask, whitened, 0.0).to(values.dtype)

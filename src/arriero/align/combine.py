@@ -6,18 +6,13 @@
 
 There R_s and R_h are σ of what the reward models' heads put out. So logit(R_c) is a head's output itself, and is never
 computed by way of σ, which in fp32 is 1 from 17 on and would come back as ∞; R_s < 0.15 is asked of the output as
-output < logit(0.15). The KL penalty of the paper's last equation is PPO's (`kl.py`).
-
-N responses.
+output < logit(0.15). Whitening is PPO's, over each batch (`experience.py`, `Moments`), and so is the KL penalty of the
+paper's last equation (`kl.py`).
 """
 
 import math
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
-from arriero.align.advantages import whiten
 from arriero.common.errors import ArrieroError
 
 UNSAFE = 0.15
@@ -50,20 +45,6 @@ def combine(
         safe if asked or safe < bound else helpful
         for helpful, safe, asked in zip(helpfulness, safety, is_safety, strict=True)
     ]
-
-
-def whiten_scores(scores: Tensor, mask: Tensor | None = None) -> Tensor:
-    """R̃_c: raw scores (N,) with mean 0 and biased variance 1 over those that are there; 0 for one alone, or masked.
-
-    Args:
-        mask: (N,) bool, the scores that are there; all by default. What is masked may be anything, NaN too.
-
-    Raises:
-        ArrieroError: a score that is there is not finite.
-    """
-    there = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
-    check_finite(scores[there].tolist(), "scores")
-    return whiten(scores, there)
 
 
 def check_finite(scores: Sequence[float], name: str) -> None:
