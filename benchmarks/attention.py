@@ -4,7 +4,7 @@ First causal attention, dense, with grouped queries and with packed documents, f
 `scaled_dot_product_attention` (with a dense mask where documents are packed, and with one call per document too). Then
 the peak memory of our forward + backward pass at doubled lengths: linear is a factor of 2, and up to 2.1 is wanted.
 
-    python benchmarks/attention.py [--lengths 512 1024 2048 4096 8192] [--growth-to 32768] [--repeats 5] [--json]
+    python benchmarks/attention.py [--lengths 512 1024 2048 4096 8192] [--growth-to 32768] [--threads 2] [--json]
 """
 
 import argparse
@@ -42,8 +42,12 @@ def main() -> None:
         "--growth-to", type=int, default=32768, help="longest for memory's growth (default: %(default)s)"
     )
     parser.add_argument("--repeats", type=int, default=5, help="measurements of each side (default: %(default)s)")
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="1: processor time (default: %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     settings = Settings(lengths=tuple(options.lengths), head_dim=HEAD_DIM, repeats=options.repeats, device=CPU)
     with progress("Measuring", total=len(settings.points), unit="points") as tell:
         rows = list(bench_kernels(settings, tell))

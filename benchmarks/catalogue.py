@@ -62,7 +62,6 @@ BENCHMARKS = (
         full="",
         quick="--lengths 512 1024 2048 --growth-to 8192 --repeats 3",
         minutes=(6, 1),
-        threads=False,
     ),
     Benchmark(
         name="pretraining",

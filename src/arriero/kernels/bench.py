@@ -256,17 +256,18 @@ def _work(attend: Attend, q: Tensor, k: Tensor, v: Tensor, upstream: Tensor, pas
 
 
 def _time(works: dict[str, Work], repeats: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each."""
+    """Median seconds of each; with one thread the processor's, which other processes disturb less."""
     if device.type == "cuda":
         return {name: _time_cuda(work, repeats) for name, work in works.items()}
     for work in works.values():
         work()
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats):
         for name, work in works.items():
-            start = time.perf_counter()
+            start = clock()
             work()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
