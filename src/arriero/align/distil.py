@@ -5,8 +5,8 @@ scores the second answer above the first one, prompt and second answer become an
 which the model learns to answer so unasked. Where it does not, the preprompt only made the answer vaguer or refuse what
 is harmless, and the example is left out.
 
-Preprompts may depend on the kind of risk. Ours are written here, for the paper's three categories and for all of them;
-where several are tried, the safest answer stands for them all, which is a choice of ours.
+Preprompts may depend on the kind of risk. Ours are written in `distil_config.py`, for the paper's three categories and
+for all of them; where several are tried, the safest answer stands for them all, which is a choice of ours.
 """
 
 from collections import Counter
