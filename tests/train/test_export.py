@@ -78,6 +78,19 @@ def test_a_folder_whose_logits_differ_is_not_written(
     assert not (tmp_path / "exported").exists()
 
 
+def test_a_folder_that_renders_a_chat_as_other_tokens_is_not_written(
+    model: Llama, config: LlamaConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save_badly(model: Llama, words: Tokenizer, folder: Path, **options: Any) -> None:
+        save_with_tokenizer(model, words, folder, **options)
+        (folder / "chat_template.jinja").write_text("{% for turn in messages %}{{ turn.content }}!{% endfor %}")
+
+    monkeypatch.setattr(module, "save_with_tokenizer", save_badly)
+    with pytest.raises(ArrieroError, match="exported: not written: read back, it renders a chat as other tokens"):
+        export(tmp_path, config)
+    assert not (tmp_path / "exported").exists()
+
+
 def test_what_is_there_is_not_replaced(model: Llama, config: LlamaConfig, tmp_path: Path) -> None:
     (tmp_path / "exported").mkdir()
     with pytest.raises(ArrieroError, match="exists already"):

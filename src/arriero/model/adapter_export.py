@@ -7,13 +7,14 @@ import torch
 from arriero.common.errors import ArrieroError
 from arriero.common.files import atomic_folder
 from arriero.model.adapters import Adapters
-from arriero.model.export import logit_distance
+from arriero.model.export import compare_tokenizers, logit_distance
 from arriero.model.formats.gguf_adapter import read_adapter_gguf, save_adapter_gguf
 from arriero.model.formats.peft import load_peft, save_peft
 from arriero.model.heads import SCORE
 from arriero.model.lora import LowRank
 from arriero.model.source import LoadedModel, base_of, load_model, put_on
 from arriero.model.staging import staged
+from arriero.tokenizer.load import load_tokenizer
 
 _BOUND = 1e-5
 
@@ -36,7 +37,7 @@ def export_peft(
         told: what the folder calls the base; by default its source.
 
     Raises:
-        ArrieroError: read back, it makes another model.
+        ArrieroError: read back, it makes another model, or renders a chat as other tokens.
     """
     adapters = Adapters.of(loaded.model)
     adapters.activate(name)
@@ -49,6 +50,7 @@ def export_peft(
         Adapters.of(again.model).activate(name)
         if not (distance := logit_distance(loaded.model, again.model)) <= _BOUND:
             raise ArrieroError(f"{target}: not written: read back, it differs by {distance:.2g} of its outputs' spread")
+        compare_tokenizers(loaded.tokenizer, load_tokenizer(folder), target)
 
 
 def export_gguf(loaded: LoadedModel, name: str, target: Path) -> None:

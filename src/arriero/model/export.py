@@ -84,13 +84,7 @@ def compare_models(before: LoadedModel, after: LoadedModel, bound: float, target
     Raises:
         ArrieroError: further than the bound, or their tokenizers differ on a chat.
     """
-    if (ids := _chat_ids(before.tokenizer)) != (others := _chat_ids(after.tokenizer)):
-        shorter = min(len(ids), len(others))
-        place = next((i for i in range(shorter) if ids[i] != others[i]), shorter)
-        raise ArrieroError(
-            f"{target}: not written: read back, it renders a chat as other tokens than the model does, from token "
-            f"{place} on: {others[place : place + 3]} instead of {ids[place : place + 3]}"
-        )
+    compare_tokenizers(before.tokenizer, after.tokenizer, target)
     distance = logit_distance(before.model, after.model)
     if not distance <= bound:
         raise ArrieroError(
@@ -98,6 +92,17 @@ def compare_models(before: LoadedModel, after: LoadedModel, bound: float, target
             f"and its storage explains {bound:g}"
         )
     return distance
+
+
+def compare_tokenizers(before: Tokenizer, after: Tokenizer, target: Path) -> None:
+    """Raises ArrieroError where two tokenizers differ on a chat."""
+    if (ids := _chat_ids(before)) != (others := _chat_ids(after)):
+        shorter = min(len(ids), len(others))
+        place = next((i for i in range(shorter) if ids[i] != others[i]), shorter)
+        raise ArrieroError(
+            f"{target}: not written: read back, it renders a chat as other tokens than the model does, from token "
+            f"{place} on: {others[place : place + 3]} instead of {ids[place : place + 3]}"
+        )
 
 
 @torch.no_grad()

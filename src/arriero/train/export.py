@@ -9,7 +9,7 @@ import torch
 from arriero.common.errors import ArrieroError
 from arriero.common.files import atomic_folder
 from arriero.model.config import LlamaConfig
-from arriero.model.export import outputs, save_with_tokenizer
+from arriero.model.export import compare_tokenizers, outputs, save_with_tokenizer
 from arriero.model.formats.hf import load_hf
 from arriero.model.heads import SCORE, add_head
 from arriero.model.transformer import Llama
@@ -31,7 +31,8 @@ def export_hugging_face(
 ) -> None:
     """Write the model of one checkpoint, however many ranks wrote it, and the tokenizer beside it.
 
-    The folder is read back before it gets its name: its logits are those of the checkpoint, bit for bit.
+    The folder is read back before it gets its name: its logits are those of the checkpoint, bit for bit, and
+    it renders a chat as the same tokens.
 
     Args:
         checkpoint: a step's folder.
@@ -57,6 +58,7 @@ def export_hugging_face(
     with atomic_folder(out) as folder:
         save_with_tokenizer(model, words, folder, dtype=dtype)
         _compare(model, load_hf(folder, dtype=dtype).eval(), out)
+        compare_tokenizers(words, load_tokenizer(folder), out)
 
 
 @torch.no_grad()
