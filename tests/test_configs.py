@@ -40,3 +40,14 @@ def test_the_corpus_has_llamas_seven_sources():
     assert len(sources) == 7
     assert sources["commoncrawl"].paths == (Path("dumps/commoncrawl"),)
     assert len(sources["wikipedia"].languages) == 20
+
+
+def test_supervised_fine_tuning_is_llama_2s():
+    config = read(next(path for path in CONFIGS if path.stem == "llama2-sft"))
+    optim, schedule = config.optim.resolve("full"), config.schedule
+    assert (optim.lr, optim.beta1, optim.beta2) == (2e-5, 0.9, 0.95)
+    assert (optim.eps, optim.weight_decay, optim.clip) == (1e-5, 0.1, 1.0)
+    assert (schedule.schedule, schedule.warmup_steps) == ("cosine", 0)
+    assert schedule.factor(99, 100) == pytest.approx(0.1)
+    assert (config.method, config.training.batch, config.training.epochs) == ("full", 64, 2)
+    assert (config.examples.template, config.examples.tokens, config.examples.pack) == ("llama2", 4096, True)
