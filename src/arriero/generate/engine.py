@@ -167,7 +167,11 @@ class Engine:
         ]
 
     def check(self, request: Request) -> None:
-        """Refuse a request that can't be served, as `generate` does."""
+        """Refuse a request that can't be served, as `generate` does.
+
+        Raises:
+            ArrieroError: an unknown adapter, ids out of the vocabulary, a prompt too long for the context or the cache.
+        """
         prompt, wanted = request.prompt_ids, request.sampling.max_tokens
         if request.adapter is not None:
             Adapters.of(self.model).check(request.adapter)

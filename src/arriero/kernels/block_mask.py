@@ -54,11 +54,6 @@ class BlockMask:
                 f"heads, got shape {tuple(self.blocks.shape)}"
             )
 
-    @property
-    def density(self) -> float:
-        """The paper's s: share of the blocks that are not zero."""
-        return self.blocks.float().mean().item()
-
     def visible(self, queries: int, keys: int) -> Tensor:
         """(1 or H, T, S), bool: the same mask, token by token, as the reference needs it."""
         by_head = self.blocks if self.blocks.dim() == 3 else self.blocks[None]

@@ -105,11 +105,6 @@ class PackedBatches:
         """Tokens drawn so far of each source, by all ranks together."""
         return dict(zip(self._readers, self._drawn, strict=True))
 
-    @property
-    def source_epochs(self) -> dict[str, float]:
-        """How often each source was gone through so far."""
-        return {name: drawn / self._available[name] for name, drawn in self.source_tokens.items()}
-
     def plan(self, total_tokens: int) -> list[PlanRow]:
         """The table of a run of so many tokens, in the order of the weights."""
         return plan_mixture(self._weights, self._available, total_tokens)

@@ -8,7 +8,7 @@ from transformers import LlamaConfig as OracleConfig
 
 from arriero.common.errors import FormatError
 from arriero.model.config import RopeScaling
-from arriero.model.formats.hf_config import load_hf_config, read_hf_config, write_hf_config
+from arriero.model.formats.hf_config import read_hf_config, read_json, write_hf_config
 
 OLD = {
     "architectures": ["LlamaForCausalLM"],
@@ -138,7 +138,7 @@ def test_others_are_refused_by_file_and_key(change, message):
 def test_files_that_are_no_configs(tmp_path, text, message):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(FormatError, match=f"config.json: {message}"):
-        load_hf_config(tmp_path / "config.json")
+        read_json(tmp_path / "config.json")
 
 
 @pytest.mark.parametrize("key", ["num_hidden_layers", "hidden_size", "vocab_size", "rope_theta", "rms_norm_eps"])

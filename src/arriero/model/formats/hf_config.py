@@ -76,15 +76,6 @@ def read_hf_config(values: Mapping[str, Any], *, file: Path = Path("config.json"
         raise FormatError(f"{file}: {error}") from error
 
 
-def load_hf_config(file: Path) -> LlamaConfig:
-    """Read a `config.json`.
-
-    Raises:
-        FormatError: as `read_hf_config`, or the file is missing or not JSON.
-    """
-    return read_hf_config(read_json(file), file=file)
-
-
 def is_reward_model(values: Mapping[str, Any]) -> bool:
     """Whether a parsed `config.json` is of a model with a scalar head instead of the output layer."""
     return REWARD_MODEL in (values.get("architectures") or ())
