@@ -35,7 +35,7 @@ def test_scores_are_never_sent_through_a_sigmoid_and_back(score):
 
 
 def test_a_score_just_under_the_bound_is_unsafe():
-    bound = math.log(UNSAFE / (1 - UNSAFE))
+    bound = math.log(0.15 / 0.85)
     assert combine([5.0, 5.0], [bound - 1e-9, bound + 1e-9], [False, False]) == [bound - 1e-9, 5.0]
 
 

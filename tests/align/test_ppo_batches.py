@@ -188,7 +188,8 @@ def test_what_the_paper_does_not_say_is_what_its_forerunners_did():
     assert (objective.discount, objective.decay) == (1.0, 0.95)
     assert (objective.value_clip, objective.value_coefficient) == (0.2, 0.1)
     assert PpoOptimizerConfig().eps == 1e-5
-    assert build_controller(ObjectiveConfig(controller="adaptive", beta=0.15)).beta == 0.15
+    adaptive = build_controller(ObjectiveConfig(controller="adaptive", beta=0.15))
+    assert (adaptive.beta, adaptive.target, adaptive.horizon) == (0.15, 6.0, 10_000)
 
 
 @pytest.mark.parametrize(
