@@ -17,6 +17,7 @@ import datetime
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -196,6 +197,7 @@ def run_one(one: Benchmark, settings: Settings) -> str:
     earlier = read_result(settings.file_of(one.name))
     whole = settings.mode == "full" and not why
     write_result(settings.file_of(one.name), earlier.with_run(run, whole=whole, why=why))
+    shutil.rmtree(keep_of(one, settings), ignore_errors=True)  # the next run measures anew
     return why
 
 
@@ -239,13 +241,17 @@ def arguments(one: Benchmark, settings: Settings, ready: Ready | None) -> list[s
     """The script's, with all places filled in."""
     text = one.full if settings.mode == "full" else one.quick
     assert text is not None
-    keep = settings.peers / "kept" / f"{one.name}-{settings.mode}"
-    words = [word.format(data=settings.data, keep=keep) for word in text.split()]
+    words = [word.format(data=settings.data, keep=keep_of(one, settings)) for word in text.split()]
     if one.peer_option and ready:
         words += [one.peer_option, str(ready.python)]
     if one.threads and settings.threads:
         words += ["--threads", str(settings.threads)]
     return [*words, "--json"]
+
+
+def keep_of(one: Benchmark, settings: Settings) -> Path:
+    """Where a benchmark that was stopped finds what it made."""
+    return settings.peers / "kept" / f"{one.name}-{settings.mode}"
 
 
 def command_line(one: Benchmark, words: Sequence[str], settings: Settings) -> str:

@@ -150,6 +150,13 @@ def test_the_same_command_goes_on_where_it_was_stopped(settings):
     assert len((settings.scripts / "index.asked").read_text().splitlines()) == 2
 
 
+def test_what_a_benchmark_kept_to_go_on_from_is_gone_when_it_is_done(settings):
+    folder = run.keep_of(BY_NAME["index"], settings)
+    folder.mkdir(parents=True)
+    assert run.run_all(settings, again=False) == []
+    assert not folder.exists()
+
+
 def test_other_benchmarks_or_another_mode_begin_anew(settings):
     run.write_done(settings, ["index"])
     assert run.read_done(settings) == ["index"]
