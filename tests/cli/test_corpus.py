@@ -84,6 +84,15 @@ def test_models_are_trained_and_used(run, tmp_path: Path) -> None:
     assert "classifier: unlike a reference" in figures["dropped"]
 
 
+def test_references_of_fewer_than_1000_characters_are_no_examples(run, tmp_path: Path) -> None:
+    bad = write_lines(tmp_path / "bad.jsonl", pages(10, good=False))
+    good = write_lines(tmp_path / "good.jsonl", ["g" * 1000] * 9 + ["g" * 999])
+    outcome = run("corpus", "train-classifier", tmp_path / "judge", "--positive", good, "--negative", bad)
+    assert outcome.code == 2
+    assert "1 positive pages are shorter than 1,000 characters" in outcome.err
+    assert "positive: expected 10 pages or more, got 9" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("command", "told"),
     [

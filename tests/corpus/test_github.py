@@ -205,7 +205,11 @@ def test_the_header_goes_and_the_interpreter_stays(text: str, expected: str) -> 
         ("\n".join(["y" * 100] * 5), None),
         ("\n".join(["y" * 100] * 4 + ["y" * 101]), "lines too long"),
         ("{}[]()<>+-*/ " * 5, "too few letters and digits"),
+        ("a" * 12 + "-" * 36, None),
+        ("a" * 12 + "-" * 37, "too few letters and digits"),
         ("1234 5678\n" * 9, "too few letters a token"),
+        ("ab " * 10 + "a " * 10, None),
+        ("ab " * 9 + "a " * 11, "too few letters a token"),
         ("", "nothing but a header"),
     ],
 )
