@@ -121,9 +121,7 @@ BENCHMARKS = (
         peer_option="--peer-python",
         alone=False,
         data=(CHATS,),
-        explained={
-            "peak memory": "before smaller micro-batches, which in another run took 0.55; the table was not made again"
-        },
+        explained={"peak memory": "measured before micro-batches became smaller; a quick run since then had 0.55"},
         unmeasured={"held-out loss − TRL's": ("≤ 0.005", "an epoch of TRL takes hours here (`--epoch`)")},
     ),
     Benchmark(
