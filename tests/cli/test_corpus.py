@@ -89,7 +89,7 @@ def test_references_of_fewer_than_1000_characters_are_no_examples(run, tmp_path:
     good = write_lines(tmp_path / "good.jsonl", ["g" * 1000] * 9 + ["g" * 999])
     outcome = run("corpus", "train-classifier", tmp_path / "judge", "--positive", good, "--negative", bad)
     assert outcome.code == 2
-    assert "1 positive pages are shorter than 1,000 characters" in outcome.err
+    assert "positive pages shorter than 1,000 characters, which are no examples (--shortest): 1" in outcome.err
     assert "positive: expected 10 pages or more, got 9" in outcome.err
 
 

@@ -115,7 +115,7 @@ def _long(texts: Iterable[str], shortest: int) -> Iterator[str]:
         else:
             short += 1
     if short:
-        note(f"{short:,} positive pages are shorter than {shortest:,} characters, and are no examples (--shortest)")
+        note(f"positive pages shorter than {shortest:,} characters, which are no examples (--shortest): {short:,}")
 
 
 def read_documents(paths: Iterable[Path]) -> Iterator[str]:
