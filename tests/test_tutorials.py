@@ -1,4 +1,4 @@
-"""The commands of tutorials and how-tos run, in order, as a reader with small data would type them."""
+"""The commands of tutorials run, in order, as a reader with small data would type them."""
 
 import bz2
 import json
@@ -24,7 +24,6 @@ LITTLE = {
     "corpus train-lm": "--pieces 300",
     "corpus train-classifier": "--shortest 200",
     "pretrain": "--steps 4 --rows 2 --tokens 64 --warmup-steps 1 --validation-rows 2",
-    "eval": "",
     "generate": "--max-tokens 4",
     "sft": "--steps 2 --batch 2 --tokens 128 --validate-every 2 --samples Hello?",
     "adapter compare": "--prompts Hello? --max-tokens 4",
@@ -32,10 +31,6 @@ LITTLE = {
     "align reward": "--steps 2 --batch 4 --validate-every 2",
     "align reject": "--samples 2 --max-tokens 24 --steps 2 --batch 2 --validate-every 2",
     "align ppo": "--iterations 1 --batch 4 --mini-batch 4 --max-tokens 6 --eval-count 2",
-    "align iterate": "--rounds 1 --pairs 4 --answer-tokens 4",
-    "align ghost": "--count 2 --turns 2 --max-tokens 6",
-    "align ghost-eval": "--dialogues 1 --max-tokens 4",
-    "align distil": "--max-tokens 6",
     "rag ask": "--max-tokens 6",
     "rag questions": "--limit 6 --max-tokens 60",
     "rag retriever": "--steps 2 --batch 4 --validate-every 2",
@@ -45,20 +40,15 @@ LITTLE = {
 """Options that make a command short; they change nothing else."""
 TYPED = {"align annotate": "a2\nb4\na1\nb1\n" * 3}
 """What is typed while a command runs; the others get an end of input."""
-TUNED = {f"runs/{name}": "runs/tuned" for name in ("tuned", "style", "a", "b", "support")}
+TUNED = {f"runs/{name}": "runs/tuned" for name in ("tuned", "a", "b", "support")}
 NEEDS: dict[str, dict[str, str]] = {
     ROAD: {},
     "tutorials/tokenizer.md": {"corpus": "corpus", "corpus/english": "corpus/files", "corpus/chinese": "corpus/files"},
     "tutorials/pretraining.md": {"shards": "shards"},
     "corpus.md": {"tokenizer.json": "tokenizer/tokenizer.json"},
     "finetuning.md": TUNED,
-    "alignment.md": TUNED,
     "rag.md": {},
     "serving.md": TUNED | {"runs/mine": "runs/base"},
-    "how-to/house-style.md": {"other-texts": "texts"},
-    "how-to/preferences-with-a-team.md": TUNED,
-    "how-to/private-documents.md": {},
-    "how-to/other-engines.md": TUNED | {"runs/base": "runs/base", "notes": "texts"},
 }
 """What a page begins with, beside examples, prompts and texts: where it lies there, and where the road made it."""
 CONTRACT = """# Supply contract
@@ -104,7 +94,7 @@ def go(room: Path, page: str) -> None:
     """Type a page's commands in a folder."""
     for words in commands((ROOT / "docs" / page).read_text(encoding="utf-8")):
         at_home = [word.replace("~", str(room)) for word in words]
-        if words[0] == "serve" or words[:2] == ["rag", "watch"]:
+        if words[0] == "serve":
             serve(shlex.join(["arriero", *at_home]), how(room))
         else:
             name = " ".join(words[: 1 + (words[0] in ("align", "adapter", "corpus", "model", "rag", "tokenizer"))])
@@ -129,33 +119,24 @@ def lay_out(room: Path) -> None:
     lay_texts(room)
     rows = [(row["prompt"], row["completion"]) for row in make_examples()[:60]]
     chats = [{"messages": [_say("user", asked), _say("assistant", answer)]} for asked, answer in rows]
-    pairs = [{"prompt": asked, "chosen": answer, "rejected": answer[:12]} for asked, answer in rows]
-    for name in ("examples.jsonl", "my.jsonl", "chats.jsonl"):
+    for name in ("examples.jsonl", "my.jsonl"):
         _write_rows(room / name, chats)
-    for name in ("helpful-base.jsonl", "harmless-base.jsonl"):
-        _write_rows(room / name, pairs)
-        subprocess.run(["gzip", room / name], check=True)
     prompts = [f"What is {n} plus {n}? Answer with the number alone." for n in range(12)]
-    _write_rows(room / "prompts.jsonl", [{"prompt": prompt} for prompt in prompts])
-    for name in ("prompts.txt", "risky.txt"):
-        (room / name).write_text("".join(f"{prompt}\n" for prompt in prompts))
+    (room / "prompts.txt").write_text("".join(f"{prompt}\n" for prompt in prompts))
     asked = [f"What is said about {topic.lower()}?" for topic in sorted(topics)[:12]]
     questions = [{"question": each, "answers": ["contract"], "title": str(n)} for n, each in enumerate(asked)]
     for name in ("qa.jsonl", "squad.json"):
         _write_rows(room / name, questions)
-    (room / "team.toml").write_text('token = "a word of ours"\n')
-    (room / "team.toml").chmod(0o600)
 
 
 def lay_texts(room: Path) -> None:
     """Folders of documents, and what a dump of an encyclopedia and a library of books look like."""
     written = {f"{name}.txt": text for name, text in sorted(topics.items())[:24]} | {"contract.md": CONTRACT}
-    for folder in ("texts", "notes", "contracts", "manuals", "gutenberg"):
+    for folder in ("texts", "notes", "manuals", "gutenberg"):
         (room / folder).mkdir()
         for name, text in [*written.items()][-25 if folder == "gutenberg" else -12 :]:
             (room / folder / name).write_text(text)
-    for place in ("report.pdf", "contracts/old-contract.pdf"):
-        (room / place).write_bytes(make_pdf([["The roof of the mill leaks. Ana asks two roofers for an offer."]]))
+    (room / "report.pdf").write_bytes(make_pdf([["The roof of the mill leaks. Ana asks two roofers for an offer."]]))
     pages = "".join(
         f"<page><title>{n}</title><ns>0</ns><id>{n}</id><revision><id>{n}</id><text>{_escape(text)}</text>"
         "</revision></page>"
