@@ -175,8 +175,8 @@ BENCHMARKS = (
         area="serving",
         section="Serving: ",
         full="--rounds 2",
-        quick="--rounds 1 --cases decode,prefill,parallel",
-        minutes=(25, 7),
+        quick="--rounds 1 --cases decode,prefill",
+        minutes=(25, 3),
         peer="llama.cpp",
         peer_option="--llama-python",
         versions=("transformers",),
@@ -277,8 +277,11 @@ BENCHMARKS = (
         threads=False,
         versions=("faiss-cpu",),
         unmeasured={
-            "1,000,000 vectors, text: HNSW's recall@10": ("≥ 0.98", "the graph takes over half an hour of a processor"),
-            "1,000,000 vectors, text: HNSW's time": ("≤ 2", "the graph takes over half an hour of a processor"),
+            "1,000,000 vectors, text: HNSW's recall@10": (
+                "≥ 0.98",
+                "27 minutes of a processor did not build the graph",
+            ),
+            "1,000,000 vectors, text: HNSW's time": ("≤ 2", "27 minutes of a processor did not build the graph"),
         },
     ),
     Benchmark(
