@@ -38,6 +38,16 @@ def test_samples_and_logprobs_for_people(run, tiny_model):
     assert out.count(" | ") == 16
 
 
+def test_beams_tell_the_best_answers_of_a_search(run, tiny_model):
+    argv = ("generate", "Hello", "--model", tiny_model, *SHORT, "--json")
+
+    best, second = json.loads(run(*argv, "--beams", "4", "--n", "2").out)["completions"]
+    assert best["text"] != second["text"]
+    assert best["completion_tokens"] == 8
+    shown = run("generate", "Hello", "--model", tiny_model, *SHORT, "--beams", "4").out
+    assert shown.rstrip("\n") == best["text"].rstrip("\n")
+
+
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 def test_an_answer_of_packed_weights(run, tiny_model, weights):
     result = run("generate", "Hello", "--weights", weights, "--model", tiny_model, "--max-tokens", "5", "--json")
@@ -84,6 +94,9 @@ def test_a_stop_string_ends_the_answer(run, tiny_model):
         (("Hello", "--max-tokens", "1000"), "", "lower max_tokens"),
         (("\udcff",), "", "no valid UTF-8"),
         (("Hello", "--device", "tpu"), "", "device 'tpu'"),
+        (("Hello", "--beams", "0"), "", "beams"),
+        (("Hello", "--beams", "2", "--n", "3"), "", "expected --n (3) or more, got 2"),
+        (("Hello", "--beams", "2", "--temperature", "1"), "", "takes --max-tokens, --stop-ids and --n alone"),
     ],
 )
 def test_bad_input_is_told_in_one_line(run, tiny_model, argv, stdin, message):

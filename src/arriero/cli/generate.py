@@ -32,7 +32,18 @@ class GenerateConfig(EngineConfig):
     """Print one JSON object: the completions with finish reasons, token counts, seeds and log-probabilities."""
     speculate: int = 8
     """Most tokens to guess ahead from what prompt and answer said: the same answer, sooner; 0 guesses nothing."""
+    beams: int = 1
+    """Search for the likeliest answer as a whole, going on with this many beginnings; --n of the answers are told."""
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    def __post_init__(self) -> None:
+        asked = self.sampling
+        if self.beams == 1:
+            return
+        if self.beams < asked.n:
+            raise ArrieroError(f"--beams: expected --n ({asked.n}) or more, got {self.beams}")
+        if asked != SamplingConfig(max_tokens=asked.max_tokens, stop_ids=asked.stop_ids, n=asked.n):
+            raise ArrieroError("--beams: of the settings of sampling it takes --max-tokens, --stop-ids and --n alone")
 
 
 def generate(config: GenerateConfig) -> int:
@@ -41,18 +52,19 @@ def generate(config: GenerateConfig) -> int:
     Examples:
       arriero generate "Why is the sky blue?"
       arriero generate --raw "Once upon a time" --temperature 0.8 --n 3
+      arriero generate --beams 4 "Translate into French: good morning"
       cat notes.txt | arriero generate --system "Summarise the text." --json
     """
     prompt = read_text(config.prompt)
     engine = load_engine(config, speculate=config.speculate)
     request = _request(engine, prompt, config)
-    with stoppable(request.cancel):
-        single = config.sampling.n == 1
-        completions = _stream(engine, request) if single and config.stream and not config.json else None
-        if completions is None:
-            completions = engine.generate([request])
-            if not config.json:
-                _show(completions)
+    if config.beams > 1:
+        completions = _search(engine, request, config.beams)
+        if not config.json:
+            _show(completions)
+    else:
+        with stoppable(request.cancel):
+            completions = _sample(engine, request, config)
     if config.json:
         print_json({"model": config.model, "completions": [_plain(engine, item) for item in completions]})
     elif config.sampling.logprobs is not None:
@@ -79,6 +91,38 @@ def _request(engine: "Engine", prompt: str, config: GenerateConfig) -> "Request"
         messages = [{"role": "system", "content": config.system}] if config.system is not None else []
         ids = tokenizer.encode_chat([*messages, {"role": "user", "content": prompt}])  # type: ignore[list-item]
     return Request(prompt_ids=ids, sampling=config.sampling, cancel=threading.Event())
+
+
+def _search(engine: "Engine", request: "Request", beams: int) -> "list[Completion]":
+    """The likeliest answers, by beam search, the best first."""
+    from arriero.generate.beam import beam_search
+    from arriero.generate.engine import Completion
+
+    sampling, tokenizer = request.sampling, engine.tokenizer
+    stops = tokenizer.stop_ids if sampling.stop_ids is None else frozenset(sampling.stop_ids)
+    found = beam_search(engine.model, request.prompt_ids, beams=beams, max_tokens=sampling.max_tokens, stop_ids=stops)
+    return [
+        Completion(
+            request=0,
+            sample=place,
+            ids=beam.ids,
+            text=tokenizer.decode([token for token in beam.ids if token not in stops]),
+            finish_reason="stop" if beam.ids[-1] in stops else "length",
+            logprobs=None,
+            prompt_tokens=len(request.prompt_ids),
+            seed=0,
+        )
+        for place, beam in enumerate(found[: sampling.n])
+    ]
+
+
+def _sample(engine: "Engine", request: "Request", config: GenerateConfig) -> "list[Completion]":
+    if config.sampling.n == 1 and config.stream and not config.json:
+        return _stream(engine, request)
+    completions = engine.generate([request])
+    if not config.json:
+        _show(completions)
+    return completions
 
 
 def _stream(engine: "Engine", request: "Request") -> "list[Completion]":
