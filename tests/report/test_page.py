@@ -180,6 +180,18 @@ def test_spikes_stay_visible_in_long_runs():
     assert max(faint.y) == 99.0
 
 
+def test_a_policys_page_tells_its_reward_and_no_perplexity(tmp_path):
+    numbers = {"loss": -1.5, "reward": 1.25, "kl": 0.75}
+    steps = [{**step(number), "reward": 0.1 * number} for number in range(1, 4)]
+    held_out = [{"kind": "validation", "step": at, "time": 0.0, **numbers} for at in (0, 3)]
+    folder = write(tmp_path / "ppo", [start(), held_out[0], *steps, held_out[1]])
+    text = " ".join(Page(render([read_run(folder)])).text)
+    assert "Held-out reward 1.250 divergence 0.750 nats an answer" in " ".join(text.split())
+    assert "perplexity" not in text
+    losses = charts([read_run(folder)])[0]
+    assert [curve.label for curve in losses.curves] == ["training"]
+
+
 def test_smoothing_neither_lags_nor_lengthens():
     line = [float(number) for number in range(1000)]
     assert smooth_line(line) == pytest.approx(line)

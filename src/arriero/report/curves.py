@@ -58,7 +58,7 @@ class Chart:
 def charts(runs: Sequence[Run]) -> list[Chart]:
     """All drawings that there are numbers for."""
     made = [
-        _chart("Loss", f"nats a {'question' if 'rag' in runs[0].start else 'token'}", _losses(runs), runs),
+        _chart("Loss", _loss_unit(runs[0]), _losses(runs), runs),
         *(_chart(title, unit, _answered(runs, name), runs) for name, title, unit in _ANSWERS),
         *(_chart(name.removeprefix("watch/"), "score", _answered(runs, name), runs) for name in _watched(runs)),
         _chart("Learning rate", "", _each(runs, "lr"), runs, from_zero=True),
@@ -76,12 +76,21 @@ def _chart(title: str, unit: str, curves: list[Curve], runs: Sequence[Run], *, f
     return Chart(title=title, unit=unit, curves=curves, marks=marks[-50:], from_zero=from_zero)
 
 
+def _loss_unit(run: Run) -> str:
+    if run.learns_rewards:
+        return "the policy's and the values'"
+    told = run.validations[-1] if run.validations else {}
+    return f"nats a {'question' if 'rag' in run.start else 'comparison' if 'pairs' in told else 'token'}"
+
+
 def _losses(runs: Sequence[Run]) -> list[Curve]:
-    """Training and validation; by source where there is one run."""
+    """Training and validation; by source where there is one run. A policy's validation is its reward, drawn as such."""
     curves = []
     for colour, run in enumerate(runs):
         label = "training" if len(runs) == 1 else f"{run.name}: training"
         curves += _curve(label, colour, run, "loss", smooth=True)
+        if run.learns_rewards:
+            continue
         steps = [float(line["step"]) for line in run.validations]
         label = "validation" if len(runs) == 1 else f"{run.name}: validation"
         every = Curve(label=label, colour=colour, x=steps, y=column(run.validations, "loss"), kind="dashed")

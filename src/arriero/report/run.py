@@ -45,6 +45,11 @@ class Run:
         """The last step; {} before the first."""
         return self.steps[-1] if self.steps else {}
 
+    @property
+    def learns_rewards(self) -> bool:
+        """Whether it is PPO's, whose validations are answers' rewards and no losses of a text."""
+        return any("reward" in line for line in (self.last, *self.validations[-1:]))
+
     def add(self, line: Line) -> None:
         """Take in the next line of the diary."""
         kind = line.get("kind")

@@ -46,6 +46,10 @@ class Summary:
     perplexity: float
     best_loss: float
     """Lowest validation loss."""
+    reward: float
+    """Of a policy's held-out answers at the last validation, whose loss means nothing by itself."""
+    kl: float
+    """Their divergence from the reference, nats an answer."""
     tokens_per_second: float
     """Median."""
     mfu: float
@@ -68,6 +72,8 @@ def summarise(run: Run) -> Summary:
         validation_loss=number(validation, "loss"),
         perplexity=number(validation, "perplexity"),
         best_loss=_least(column(run.validations, "loss")),
+        reward=number(validation, "reward"),
+        kl=number(validation, "kl"),
         tokens_per_second=_median(column(run.steps, "tokens_per_second")),
         mfu=_median(column(run.steps, "mfu")),
         memory_bytes=-_least([-value for value in column(run.steps, "memory_bytes")]),
