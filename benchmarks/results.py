@@ -152,8 +152,8 @@ def summary(results: Mapping[str, Result], anchors: Mapping[str, str], drawn: Ma
     open_ = sum(len(_unmeasured(one, results[one.name])) for one in BENCHMARKS)
     yield "## Summary: `python benchmarks/run.py`\n"
     yield (
-        f"Of {met.count(True) + met.count(False) + open_} targets {met.count(True)} are met, {met.count(False)} are "
-        f"missed and {open_} are not measured. A ratio is what the row says: ours over the peer's, or the peer's time "
+        f"Of {met.count(True) + met.count(False) + open_} targets {met.count(True)} are met, {met.count(False)} missed "
+        f"and {open_} not measured. A ratio is what the row says: ours over the peer's, or the peer's time "
         "over ours; where no peer is named, the figure stands for itself. *Recorded* figures are those of the section, "
         "as it stood on the date that is given. *Quick* runs have fewer repeats and cases; where a full or a recorded "
         "figure is there, they stand beside it and do not count. *Load* is how many processes wanted a processor.\n"
