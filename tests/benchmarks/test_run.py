@@ -206,7 +206,7 @@ def test_a_quick_run_stands_beside_what_counts_more(settings):
     assert [one.mode for one in kept.runs] == ["quick", "recorded"]
     assert kept.counted["index, speed"] == (recorded, earlier)
     run.write(settings)
-    assert "Of 4 targets 1 are met, 0 are missed" in page.read_text()
+    assert "Of 4 targets 1 are met, 0 missed" in page.read_text()
     assert "a quick run on a busy machine" in page.read_text()
     run.run_all(dataclasses.replace(settings, names=("index",)), again=False)
     assert [one.mode for one in read_result(settings.file_of("index")).runs] == ["full"]
@@ -224,7 +224,7 @@ def test_the_summary_changes_nothing_outside_its_marks(settings):
     assert "old" not in after
     assert "[index, speed][index] | 0.5 | – | – | ≥ 1 | **no**: see its section" in after
     assert "\n[index]: #index-by-hand\n" in after
-    assert "Of 5 targets 0 are met, 2 are missed and 3 are not measured" in after
+    assert "Of 5 targets 0 are met, 2 missed and 3 not measured" in after
 
 
 def test_a_page_that_can_not_be_written_stays_whole(settings, monkeypatch):
