@@ -36,6 +36,19 @@ def test_show_tells_how_a_model_wants_to_be_sampled(run, tiny_model, tmp_path):
     assert Engine.load(str(tmp_path / "own")).defaults == {"temperature": 0.6, "top_p": 0.9}
 
 
+def test_an_export_stops_and_samples_as_the_model_did(run, tiny_model, tmp_path):
+    shutil.copytree(tiny_model, tmp_path / "own")
+    told = {"temperature": 0.6, "do_sample": True, "pad_token_id": 3, "eos_token_id": [258, 7]}
+    (tmp_path / "own" / "generation_config.json").write_text(json.dumps(told))
+    before = load_model(str(tmp_path / "own"), device="cpu").tokenizer
+    assert run("model", "export", tmp_path / "own", tmp_path / "out", "--store", "f32").code == 0
+    written = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert (written["temperature"], written["do_sample"], "pad_token_id" in written) == (0.6, True, False)
+    assert written["eos_token_id"][0] == before.eos_id
+    assert set(written["eos_token_id"]) == before.stop_ids >= {258, 7}
+    assert load_model(str(tmp_path / "out"), device="cpu").tokenizer.stop_ids == before.stop_ids
+
+
 def test_show_for_people(run, tiny_model):
     out = run("model", "show", tiny_model).out
     assert "context" in out

@@ -4,14 +4,16 @@ Compared are the logits of some tokens and the ids of a rendered chat. The bound
 wrong order of Q's and K's rows, a lost head or another tokenizer costs a hundred times more.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from arriero.common.errors import ArrieroError
 from arriero.common.files import atomic_folder
+from arriero.model.formats.hf_config import read_json
 from arriero.model.heads import SCORE, read_head
 from arriero.model.source import LoadedModel, load_model
 from arriero.model.staging import staged
@@ -58,15 +60,28 @@ def export_model(loaded: LoadedModel, target: Path, storage: Storage = "f16") ->
         else:
             dtype = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}[storage]
             with atomic_folder(written) as folder:
-                save_with_tokenizer(loaded.model, loaded.tokenizer, folder, dtype=dtype)
+                save_with_tokenizer(
+                    loaded.model, loaded.tokenizer, folder, dtype=dtype, sampling=_sampling(loaded.path)
+                )
         compare_models(loaded, load_model(str(written), device="cpu", dtype="float32"), BOUNDS[storage], target)
 
 
-def save_with_tokenizer(model: Llama, words: Tokenizer, folder: Path, *, dtype: torch.dtype) -> None:
+def _sampling(path: Path | None) -> dict[str, Any]:
+    """How the model wants to be sampled: all that its `generation_config.json` says, but for ids of tokens."""
+    file = None if path is None else path / "generation_config.json"
+    if file is None or not file.is_file():
+        return {}
+    return {name: value for name, value in read_json(file).items() if not name.endswith("_token_id")}
+
+
+def save_with_tokenizer(
+    model: Llama, words: Tokenizer, folder: Path, *, dtype: torch.dtype, sampling: Mapping[str, Any] | None = None
+) -> None:
     """Write a model and its tokenizer into a Hugging Face folder.
 
-    Whoever pads dialogues reads a reward model at the last token that is no padding: it must not be the one that ends
-    the response.
+    `generation_config.json` names every token that ends an answer, beside `sampling`: an engine that reads it stops
+    where ours does. Whoever pads dialogues reads a reward model at the last token that is no padding: it must not be
+    the one that ends the response.
     """
     from arriero.model.formats.hf import save_hf
 
@@ -74,7 +89,10 @@ def save_with_tokenizer(model: Llama, words: Tokenizer, folder: Path, *, dtype: 
     if SCORE in model.heads:
         words = words.with_filler()
         pad_id = words.pad_id
-    save_hf(model, folder, dtype=dtype, bos_id=words.bos_id, eos_id=words.eos_id, pad_id=pad_id)
+    ends = sorted(words.stop_ids, key=lambda end: (end != words.eos_id, end))
+    generation = {**(sampling or {}), **({"eos_token_id": ends} if len(ends) > 1 else {})}
+    bos_id, eos_id = words.bos_id, words.eos_id
+    save_hf(model, folder, dtype=dtype, bos_id=bos_id, eos_id=eos_id, pad_id=pad_id, generation=generation)
     words.save(folder)
 
 

@@ -6,6 +6,7 @@ Our layout is theirs but for the names, so tensors are copied as they are. Tied 
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -75,12 +76,13 @@ def save_hf(
     bos_id: int | None = None,
     eos_id: int | None = None,
     pad_id: int | None = None,
+    generation: Mapping[str, Any] | None = None,
 ) -> None:
     """Write config and weights, in `dtype` (by default the model's), as transformers and vLLM read them.
 
     Each file is whole or absent, and the one that makes the folder a model comes last. The tokenizer's ids go into
-    `config.json` and `generation_config.json`; its own files are the tokenizer's to write. A model with the head
-    `score` is written as a reward model, without its output layer.
+    `config.json` and, with what `generation` says over them, into `generation_config.json`; its own files are the
+    tokenizer's to write. A model with the head `score` is written as a reward model, without its output layer.
 
     Raises:
         ArrieroError: the folder holds a model already, or an adapter is on that is not merged.
@@ -92,7 +94,9 @@ def save_hf(
     scalar = SCORE in model.heads
     config = write_hf_config(model.config, dtype=dtype, bos_id=bos_id, eos_id=eos_id, pad_id=pad_id, scalar=scalar)
     _write_json(folder / "config.json", config)
-    _write_json(folder / "generation_config.json", {"bos_token_id": bos_id, "eos_token_id": eos_id})
+    _write_json(
+        folder / "generation_config.json", {"bos_token_id": bos_id, "eos_token_id": eos_id, **(generation or {})}
+    )
 
     parameters = dict(model.named_parameters())  # a tied output is not among them
     names = hf_names(model.config)
