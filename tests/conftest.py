@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,9 @@ os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else 
 # A shell's background job ignores Ctrl-C, as would the programs that it starts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Benchmarks import their neighbours by name, as they do when one of them is run.
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 LONG = ("test_readme.py",)
 """Files that take longest, in order: a file is one worker's, and the last ones should not leave the others idle."""
