@@ -16,10 +16,12 @@ from arriero.cli.main import SUMMARY
 from arriero.cli.options import Run, config_class, options_of
 from arriero.kernels.attention import FORCE
 from arriero.kernels.native.build import SWITCH
+from arriero.rag.qdrant_index import KEY
 
 PAGE = Path(__file__).parents[1] / "man" / "arriero.1"
 ENVIRONMENT = {
     "ARRIERO_CACHE": "Folder of models and compiled kernels; otherwise $XDG_CACHE_HOME/arriero, or ~/.cache/arriero.",
+    KEY: "API key of the Qdrant server that `arriero rag index --server` names.",
     FORCE: "Force one implementation of attention: reference, tiled, triton or sdpa.",
     SWITCH: "0: compute without the kernels that are compiled for this CPU.",
     "NO_COLOR": "If it is set, nothing is coloured.",

@@ -31,6 +31,7 @@ COMMANDS: dict[str, Command] = {
     "rag reencode": Command(
         "arriero.cli.rag_retriever:reencode", "Encode a collection's passages with another encoder"
     ),
+    "rag index": Command("arriero.cli.rag_index:index", "Tell where a collection's vectors are searched, or move them"),
     "rag train": Command("arriero.cli.rag_train:train", "Train query encoder and generator together, on questions"),
     "rag evaluate": Command("arriero.cli.rag_evaluate:evaluate", "Measure RAG on questions, beside its baselines"),
     "rag questions": Command("arriero.cli.rag_questions:questions", "Have a model write questions from passages"),

@@ -7,7 +7,6 @@ one that exists. Reading goes on while another process writes; there is one writ
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
@@ -19,9 +18,11 @@ from arriero.rag.chunk import ChunkConfig
 from arriero.rag.contracts import Advance, TextEncoder, Vectors
 from arriero.rag.encoder_binding import bind_encoder, encoder_settings
 from arriero.rag.ingest import Ingest, IngestReport, ProgressCallback, describe_chunking, read_chunking
-from arriero.rag.live_index import TOKENS, LiveIndex
+from arriero.rag.live_index import TOKENS, IndexFacts, LiveIndex
+from arriero.rag.qdrant_index import check_url
 from arriero.rag.search import Hit, check_request, find
-from arriero.rag.sources import SourceFile, is_under, locate, place, same_name, source_files
+from arriero.rag.server_index import SERVER, ServerIndex, move_index, open_index
+from arriero.rag.sources import SourceFile, is_under, locate, look_over, place, same_name, source_files
 from arriero.rag.store import FILE_NAME, DocumentInfo, Store
 
 INDEX_NAME = "index.faiss"
@@ -53,9 +54,9 @@ class Collection:
         self._query_encoder = query_encoder
         self._encoder: TextEncoder | None = None
         self._store: Store | None = None
-        self._index: LiveIndex | None = None
-        self._indexed: str | None = None
-        """Fingerprint of the encoder of the index's vectors."""
+        self._index: LiveIndex | ServerIndex | None = None
+        self._indexed: tuple[str | None, str | None] = (None, None)
+        """Fingerprint of the encoder of the index's vectors, and the server that has them."""
 
     @classmethod
     def open(
@@ -179,7 +180,7 @@ class Collection:
         A source that cannot be found at all is reported and its documents stay: the disk may not be mounted.
         """
         with self._writing():
-            survey = self._survey()
+            survey = look_over(self.store.sources(), self.folder)
             vanished = [
                 info.name
                 for info in self.store.documents()
@@ -246,6 +247,34 @@ class Collection:
             self._index, self._encoder, self._asked_encoder = None, fresh, None
             self._save_index()
         return len(ids)
+
+    def move_index(self, server: str | None) -> str | None:
+        """Keep the vectors' index on a Qdrant server from now on, or, without one, in the folder and in this process.
+
+        Args:
+            server: its URL, such as `http://127.0.0.1:6333`; an API key comes from the environment.
+
+        Returns:
+            Why the server before still has the vectors, if it could not be asked to remove them.
+
+        Raises:
+            ArrieroError: no URL, or no server there; the index is where it was then.
+        """
+        url = None if server is None else check_url(server)
+        with self._writing():
+            stayed = move_index(self.store, url)
+            self._save_index()
+            if url:
+                (self.folder / INDEX_NAME).unlink(missing_ok=True)
+        return stayed
+
+    def index_facts(self) -> IndexFacts:
+        """Kind, size and place of the vectors' index."""
+        with self.store.read():
+            if self.store.setting("dim") is not None:
+                return self._live_index.facts()
+            server = self.store.setting(SERVER) or None
+        return IndexFacts(kind="qdrant" if server else "flat", vectors=0, missing=0, bytes=None, server=server)
 
     def list(self) -> Documents:
         """All documents, by name."""
@@ -318,28 +347,6 @@ class Collection:
         before = sources.get(location, ("", {}))[1]
         self.store.set_source(location, "folder" if path.is_dir() else "file", {**before, **given})
 
-    def _survey(self) -> "_Survey":
-        """What the sources hold now."""
-        survey = _Survey()
-        sources = self.store.sources()
-        excluded = {location for location, (kind, _) in sources.items() if kind == "excluded"}
-        for location, (kind, given) in sources.items():
-            path = place(location, self.folder)
-            if kind == "excluded" or (kind == "file" and path.parent.is_dir() and not path.exists()):
-                continue
-            if not path.exists() or (kind == "folder" and not path.is_dir()):
-                survey.unseen[location] = "not found; its documents stay (`rag remove` forgets them)"
-                continue
-            skipped = Counter[str]()
-            for file in source_files(path, self.folder, skipped):
-                if file.location not in excluded:
-                    earlier = survey.files.get(file.location, (file, {}))[1]
-                    survey.files[file.location] = (file, {**earlier, **given})
-            survey.skipped.update(skipped)
-            if skipped["unreadable folder"]:
-                survey.unseen[location] = "a folder in it cannot be read; its documents stay"
-        return survey
-
     def _ingest(
         self,
         files: Sequence[tuple[SourceFile, Mapping[str, str]]],
@@ -378,22 +385,12 @@ class Collection:
             )
 
     @property
-    def _live_index(self) -> LiveIndex:
-        known = self.store.setting("encoder_fingerprint")
+    def _live_index(self) -> LiveIndex | ServerIndex:
+        known = (self.store.setting("encoder_fingerprint"), self.store.setting(SERVER))
         if self._index is None or known != self._indexed:  # vectors encoded anew have the ids of the old ones
             self._indexed, dim = known, self.store.setting("dim")
-            self._index = LiveIndex(self.store, self.folder / INDEX_NAME, dim=int(dim or self.encoder.dim))
+            self._index = open_index(self.store, self.folder / INDEX_NAME, dim=int(dim or self.encoder.dim))
         return self._index
-
-
-@dataclass
-class _Survey:
-    files: dict[bytes, tuple[SourceFile, Mapping[str, str]]] = field(default_factory=dict)
-    """Location → file and the metadata given with its sources."""
-    unseen: dict[bytes, str] = field(default_factory=dict)
-    """Source that could not be looked at as a whole → why."""
-    skipped: Counter[str] = field(default_factory=Counter)
-    """What no parser reads, by suffix or kind."""
 
 
 def _names_beside(path: Path) -> Names:

@@ -25,11 +25,11 @@ from arriero.rag.contracts import Ids, Vectors
 HNSW_FROM = 200_000
 """Passages from which HNSW serves instead of exact search. Measured by `benchmarks/index.py` (384 dimensions, 2 cores):
 exact search takes 12 ms here, three times as long as encoding a question, HNSW 1 ms; below, exactness is worth it."""
-_LINKS = 32
-_EF_BUILD = 200
-_EF_SEARCH = 448  # of a million passages recall@10 0.987 in 1.7 ms of one core; 256 gives 0.971 in 1.0 ms
+LINKS = 32
+EF_BUILD = 200
+EF_SEARCH = 448  # of a million passages recall@10 0.987 in 1.7 ms of one core; 256 gives 0.971 in 1.0 ms
 _REBUILD_SHARE = 0.2  # of the nodes; above it, deleted ones cost more than a new graph
-_TIES = 16  # fetched beyond k, so that equal scores at the end are ordered by id
+TIES = 16  # fetched beyond k, so that equal scores at the end are ordered by id
 _TRAILER = b"\narriero-index-trailer "
 
 
@@ -90,8 +90,8 @@ class FaissIndex:
         alive = ~np.isin(self._ids, list(self.deleted))
         fresh = FaissIndex(self.dim, hnsw_from=self.hnsw_from)
         if wanted == "hnsw":
-            graph = self._faiss.IndexHNSWFlat(self.dim, _LINKS, self._faiss.METRIC_INNER_PRODUCT)
-            graph.hnsw.efConstruction = _EF_BUILD
+            graph = self._faiss.IndexHNSWFlat(self.dim, LINKS, self._faiss.METRIC_INNER_PRODUCT)
+            graph.hnsw.efConstruction = EF_BUILD
             fresh._hold(self._faiss.IndexIDMap(graph))
         vectors = self._vectors()
         fresh.add(self._ids[alive], vectors if alive.all() else vectors[alive])
@@ -118,8 +118,8 @@ class FaissIndex:
         live = len(self)
         if self.kind == "flat":
             return _widen(lambda fetch: self._run(self._index, query, fetch, None), k, live)
-        fetch = min(k + _TIES, live)
-        parameters = self._faiss.SearchParametersHNSW(efSearch=max(_EF_SEARCH, 2 * fetch))
+        fetch = min(k + TIES, live)
+        parameters = self._faiss.SearchParametersHNSW(efSearch=max(EF_SEARCH, 2 * fetch))
         if self.deleted:  # asked of every node that the walk meets, so not for nothing
             ids = np.fromiter(self.deleted, dtype=np.int64, count=len(self.deleted))
             selector = self._faiss.IDSelectorNot(self._faiss.IDSelectorBatch(ids))
@@ -202,7 +202,7 @@ class FaissIndex:
 
 def _widen(search: Callable[[int], list[tuple[float, int]]], k: int, total: int) -> list[tuple[float, int]]:
     """Fetch beyond k until the k-th score's equals are all there, so that ids and not chance decide among them."""
-    fetch = min(k + _TIES, total)
+    fetch = min(k + TIES, total)
     while True:
         found = search(fetch)
         if fetch >= total or len(found) <= k or found[-1][0] < found[k - 1][0]:

@@ -8,6 +8,7 @@ again. A reader never builds a graph: without a snapshot it searches exactly.
 
 import json
 import secrets
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,20 @@ from arriero.rag.store import Store
 
 TOKENS = "index_tokens"
 """The store's setting of which snapshots are to be trusted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexFacts:
+    """What is to be told of an index."""
+
+    kind: str
+    """`flat`, `hnsw` or `qdrant`."""
+    vectors: int
+    missing: int
+    """Passages of the store that a server lacks, and this process searches instead."""
+    bytes: int | None
+    """Of the snapshot, and about as many in memory; None where there is none."""
+    server: str | None
 
 
 class LiveIndex:
@@ -64,6 +79,12 @@ class LiveIndex:
                 f"({error.strerror or error}); it is built again when needed"
             ) from error
         self._saved_generation = self._generation
+
+    def facts(self) -> IndexFacts:
+        """What the index holds of the store's present view."""
+        index = self.get()
+        size = self._path.stat().st_size if self._path.is_file() else None
+        return IndexFacts(kind=index.kind, vectors=len(index), missing=0, bytes=size, server=None)
 
     def _load(self, generation: int) -> FaissIndex:
         found = FaissIndex.load(self._path, dim=self._dim, tokens=self._tokens(), hnsw_from=self._hnsw_from)

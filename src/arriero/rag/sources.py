@@ -7,8 +7,8 @@ along with its documents still finds them, and a name that is no valid Unicode i
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from arriero.rag.folders import walk
@@ -57,6 +57,40 @@ def source_files(source: Path, collection: Path, skipped: Counter[str] | None = 
         location = locate(path, collection)
         if not is_under(location, b".") or is_under(location, KEPT.encode()):  # its other files are no documents
             yield SourceFile(path, location, printable(called.lstrip("/")))
+
+
+@dataclass
+class Survey:
+    """What the sources of a collection hold now."""
+
+    files: dict[bytes, tuple[SourceFile, Mapping[str, str]]] = field(default_factory=dict)
+    """Location → file and the metadata given with its sources."""
+    unseen: dict[bytes, str] = field(default_factory=dict)
+    """Source that could not be looked at as a whole → why."""
+    skipped: Counter[str] = field(default_factory=Counter)
+    """What no parser reads, by suffix or kind."""
+
+
+def look_over(sources: Mapping[bytes, tuple[str, Mapping[str, str]]], folder: Path) -> Survey:
+    """Look at all sources of the collection in a folder: location → kind and the metadata given with it."""
+    survey = Survey()
+    excluded = {location for location, (kind, _) in sources.items() if kind == "excluded"}
+    for location, (kind, given) in sources.items():
+        path = place(location, folder)
+        if kind == "excluded" or (kind == "file" and path.parent.is_dir() and not path.exists()):
+            continue
+        if not path.exists() or (kind == "folder" and not path.is_dir()):
+            survey.unseen[location] = "not found; its documents stay (`rag remove` forgets them)"
+            continue
+        skipped = Counter[str]()
+        for file in source_files(path, folder, skipped):
+            if file.location not in excluded:
+                earlier = survey.files.get(file.location, (file, {}))[1]
+                survey.files[file.location] = (file, {**earlier, **given})
+        survey.skipped.update(skipped)
+        if skipped["unreadable folder"]:
+            survey.unseen[location] = "a folder in it cannot be read; its documents stay"
+    return survey
 
 
 def pick_name(file: SourceFile, taken: Container[str]) -> str:
