@@ -72,6 +72,7 @@ BENCHMARKS = (
         minutes=(14, 4),
         versions=("transformers",),
         explained={
+            "tokens/s": "on Zen 4, where oneDNN is no faster than MKL; on Zen 5 twice as fast",
             "peak memory": "`--recompute full` meets it, at 1.59 times transformers' speed",
             "model FLOPs ÷ matrix products' by oneDNN": "a quarter of a step is attention, with 5% of the FLOPs",
         },
@@ -169,6 +170,7 @@ BENCHMARKS = (
         quick="--tokens 32 --repeats 2",
         minutes=(6, 1.5),
         versions=("transformers",),
+        explained={"decode": "on Zen 4, where oneDNN is no faster than MKL; on Zen 5 twice as fast"},
     ),
     Benchmark(
         name="serve",
