@@ -89,7 +89,7 @@ def test_too_few_demonstrations_are_told(tmp_path):
 @pytest.mark.weights
 @pytest.mark.timeout(1800)
 def test_sixty_short_examples_make_answers_to_unseen_prompts_short(data_folder, smollm2_gguf, tmp_path):
-    measured, validation, training = choose(data_folder / "demonstrations.jsonl.gz", (10, 5, 60), seed=0)
+    measured, validation, training = choose(data_folder / "demonstrations.jsonl.gz", (16, 5, 60), seed=0)
     before = answer(None, measured)
     epochs = EpochsConfig(epochs=3, batch=8, validate_every=8)
     after = answer(tune(tmp_path / "run", training, validation, "cut", epochs), measured)
